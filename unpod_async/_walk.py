@@ -1,0 +1,531 @@
+"""The chain walk: which windows of a changing list to ask for, what to hand on, and
+whether the whole was seen. Pure: no I/O, no clock, no randomness.
+
+Two answers that share one row cover one gap-free interval of the list, whatever the
+times they were taken, because rows keep their order. An answer that starts at offset 0
+is open upwards; a short answer that reaches its own count is open downwards. If the
+intervals join from top to bottom, no row that lived throughout can be missing: it would
+lie inside some interval, and that answer would have held it. So windows overlap, and
+each must show a row already known before its new rows count.
+
+A driver alternates `next(free)` (windows to fetch) and `feed(window, answer)` (rows to
+hand on). Windows are matched to answers by identity; answers may be fed in any order.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, Generic, TypeVar
+
+from msgspec import Struct, field
+
+__all__ = ["Answer", "ChainWalk", "Drift", "Expected", "Report", "ServerMemory", "Window"]
+
+T = TypeVar("T")
+
+MIN_PROVABLE = 10  # smaller pages leave no room for overlaps: walk, dedupe, claim nothing
+EMPTY_ASKS = 2  # an empty answer is believed after this many
+EMPTY_ASKS_DOUBTED = 5  # … once one was ever contradicted
+STALLS = 10  # answers in a row without a new row before the proof is given up
+RESTARTS = 3  # times the chain may start again from the top
+TAIL_LOOKS = 8  # looks behind a short answer that lies below its own count
+HEAD_WINDOWS = 64  # windows to find the way from the new head back to known rows
+HELD = 8  # answers held beyond the lanes while a bridge is laid
+MAX_DRIFT = 1000  # entries kept in a report
+EMPTY_DELAY = 0.05  # seconds before an empty list is asked again; four times that, …
+RECENT_ROWS = 2048  # emitted rows kept to tell a repetition from a conflict
+
+
+class Window(Struct, frozen=True, eq=False, gc=False):
+    """One page to ask for. `delay` (seconds) is advice: wait that long before asking."""
+
+    page: int
+    size: int
+    delay: float = 0.0
+
+    @property
+    def start(self) -> int:
+        return (self.page - 1) * self.size
+
+    @property
+    def end(self) -> int:
+        return self.start + self.size
+
+
+class Answer(Struct, Generic[T]):
+    """What came back for a window. `length` counts all elements sent, `ids` and `rows`
+    only those with a usable identity."""
+
+    ids: list[str]
+    rows: list[T]
+    length: int
+    count: int | None
+    invalid: list[Any] = []
+    foreign: int = 0
+
+
+class ServerMemory(Struct):
+    """What one client has learnt of its server, shared by all its walks."""
+
+    longest: int = 0
+    empty_contradicted: bool = False
+
+
+class Expected(Struct):
+    """The server's own `count` over the walk; all None when it gave none."""
+
+    count_first: int | None = None
+    count_last: int | None = None
+    min: int | None = None
+    max: int | None = None
+
+    def note(self, count: int) -> None:
+        if self.count_first is None:
+            self.count_first = self.min = self.max = count
+        self.count_last = count
+        self.min = min(count, self.min if self.min is not None else count)
+        self.max = max(count, self.max if self.max is not None else count)
+
+
+class Drift(Struct):
+    """One place where the list moved under the walk: gap, empty, short, clamp, order or
+    head; `repaired` says whether the walk closed it."""
+
+    kind: str
+    at_offset: int
+    repaired: bool = False
+
+
+class Report(Struct):
+    """The receipt of a walk; JSON by `msgspec.json.encode`.
+
+    `verified`: every row that lived throughout the walk was handed on, each once, and
+    this is proved. `empty_confirmed` is the weaker verdict of an empty list: how often
+    it was asked and answered empty. `reason` says why a walk is not verified.
+    `missing`: something is known to be missing or unreadable.
+    """
+
+    expected: Expected = field(default_factory=Expected)
+    seen: int = 0
+    duplicates: int = 0
+    conflicts: int = 0
+    invalid: list[Any] = field(default_factory=list)
+    foreign: int = 0
+    drift: list[Drift] = field(default_factory=list)
+    windows: int = 0
+    extra_requests: int = 0
+    unreadable: list[int] = field(default_factory=list)
+    empty_confirmed: int = 0
+    started: str | None = None
+    ended: str | None = None
+    verified: bool = False
+    missing: bool = False
+    reason: str | None = "not finished"
+
+    @property
+    def complete(self) -> bool:
+        """Verified, or an empty list that stayed empty."""
+        return self.verified or (self.empty_confirmed > 0 and not self.missing)
+
+
+class _Slot(Struct, Generic[T], eq=False):
+    """A window in list order, and its answer once it came."""
+
+    window: Window
+    planned_from: int  # the proven frontier when it was planned
+    asked: int = 0  # logical time; 0: not asked yet
+    answer: Answer[T] | None = None
+    gap: Drift | None = None  # it showed no known row; held until a bridge joins it
+
+
+def plan(frontier: int, size: int, overlap: int) -> Window:
+    """The window of at most `size` rows that starts at least `overlap` rows before
+    `frontier` and reaches furthest. Only offsets that are a multiple of the window's own
+    size exist, so the size gives way: between half and all of `size`."""
+    reach = max(frontier - overlap, 0)
+    best_size, best_end = size, reach - reach % size + size
+    for candidate in range(size - 1, (size - 1) // 2, -1):
+        end = reach - reach % candidate + candidate
+        if end > best_end:
+            best_size, best_end = candidate, end
+        if reach % candidate == 0:
+            break  # no smaller size starts later, nor reaches further
+    return Window(best_end // best_size, best_size)
+
+
+class _Head(Generic[T]):
+    """The way from the top of the list, as it is after the walk, down to a row the walk
+    knows: what lies above was born since."""
+
+    def __init__(self) -> None:
+        self.windows = 0
+        self.restart()
+
+    def restart(self) -> None:
+        self.frontier = 0
+        self.born: dict[str, T] = {}
+
+    def links(self, window: Window, answer: Answer[T]) -> bool:
+        return answer.length > 0 and (
+            window.start == 0 or any(row_id in self.born for row_id in answer.ids)
+        )
+
+
+class ChainWalk(Generic[T]):
+    """Plans one walk over one list. `size` is the largest page to ask for, `lanes` how
+    many windows may be under way at once."""
+
+    def __init__(self, *, size: int, lanes: int = 1, memory: ServerMemory | None = None) -> None:
+        self.report = Report()
+        self.done = False
+        self._size = size
+        self._lanes = lanes
+        self._memory = memory if memory is not None else ServerMemory()
+        self._overlap = 2 if lanes == 1 else max(2, size * 3 // 100)
+        self._slots: deque[_Slot[T]] = deque()
+        self._ordinals: dict[str, int] = {}
+        self._recent: deque[T] = deque(maxlen=RECENT_ROWS)
+        self._frontier = 0  # offset behind the last proven row, as of the last answer absorbed
+        self._tick = 0  # logical time of questions and answers
+        self._absorbed = 0  # … of the last answer absorbed
+        self._extensions = 0  # answers that brought new rows
+        self._stalled = 0  # answers in a row that brought none
+        self._back = 0  # how far behind the frontier the last bridge was laid
+        self._beyond = 0  # how far rows were seen where the count said that there are none
+        self._restarts = 0
+        self._empties = 0
+        self._shorts = 0  # short answers in a row below their own count
+        self._longest = 0
+        self._confirming = False
+        self._head: _Head[T] | None = None
+        self._chaining = True
+        self._doubt: str | None = None  # the first reason why this walk proves nothing
+        if size < MIN_PROVABLE:
+            self._stop_chaining(f"pages of {size} rows are too small to prove by")
+
+    # -- asking ---------------------------------------------------------------------
+
+    def next(self, free: int) -> list[Window]:
+        """At most `free` windows to fetch now, in list order. Empty while the walk waits
+        for answers, or is done."""
+        if self.done:
+            return []
+        if not self._slots:
+            self._slots.append(_Slot(self._next_window(), self._frontier))
+        asked = [slot for slot in self._slots if not slot.asked][:free]
+        while len(asked) < free and (ahead := self._plan_ahead()):
+            self._slots.append(ahead)
+            asked.append(ahead)
+        for slot in asked:
+            self._tick += 1
+            slot.asked = self._tick
+        self.report.windows += len(asked)
+        return [slot.window for slot in asked]
+
+    def wants(self, window: Window) -> bool:
+        """Whether an answer to this window is still of use."""
+        return any(slot.window is window for slot in self._slots)
+
+    def _next_window(self) -> Window:
+        """The one window that brings the walk on."""
+        if self._head is not None:
+            return plan(self._head.frontier, min(self._size, self._longest), self._overlap)
+        if self._empties and not self._ordinals:
+            return Window(1, self._size, delay=EMPTY_DELAY * 4 ** (self._empties - 1))
+        if self._confirming:
+            return self._behind_it_all()
+        if not self._ordinals or (self._shorts == 1 and self._longest < self._size):
+            return Window(1, self._size)  # the first, and once more if it came short
+        # Never more than was once sent: of a capped page, the offset would not be ours.
+        size = min(self._size, self._longest)
+        if not self._chaining:
+            return Window(self._frontier // size + 1, size)
+        return plan(self._frontier, size, max(self._overlap, self._back))
+
+    def _behind_it_all(self) -> Window:
+        """A window over the end of a list that came in one answer: its last row and what
+        lies behind. Two rows leave no such window; then only what lies behind."""
+        if self._frontier < 3:
+            return Window(2, self._frontier)
+        return plan(self._frontier, self._frontier - 1, 1)
+
+    def _plan_ahead(self) -> _Slot[T] | None:
+        """One more window behind the last planned one, while lanes are free and the
+        server's count says that rows are there."""
+        end = self._slots[-1].window.end
+        waiting = sum(slot.answer is None for slot in self._slots)
+        if (
+            not (self._chaining and self._ordinals)
+            or self._confirming
+            or self._head is not None
+            or waiting >= self._lanes
+            or len(self._slots) >= self._lanes + HELD
+            or end >= (self.report.expected.count_last or 0)
+        ):
+            return None
+        return _Slot(plan(end, min(self._size, self._longest), self._overlap), self._frontier)
+
+    # -- hearing --------------------------------------------------------------------
+
+    def feed(self, window: Window, answer: Answer[T]) -> list[T]:
+        """Take the answer to a window; the rows that can now be handed on, in order."""
+        slot = next((slot for slot in self._slots if slot.window is window), None)
+        if slot is None:
+            return []
+        slot.answer = answer
+        self._note(window, answer)
+        rows: list[T] = []
+        while self._slots and (head_answer := self._slots[0].answer) is not None:
+            rows += self._consume(self._slots[0], head_answer)
+            self._mind_the_budget()
+        self.report.seen = len(self._ordinals)
+        return rows
+
+    def _note(self, window: Window, answer: Answer[T]) -> None:
+        self._longest = max(self._longest, answer.length)
+        self._memory.longest = max(self._memory.longest, answer.length)
+        self.report.invalid += answer.invalid
+        self.report.foreign += answer.foreign
+        if answer.count is not None and (answer.length or answer.count):
+            self.report.expected.note(answer.count)
+        reached = window.start + answer.length
+        if answer.length and reached > (answer.count or 0) + self._size:
+            self._beyond = max(self._beyond, reached)
+        if answer.length > window.size:
+            self._size = answer.length
+            self._stop_chaining(f"asked for {window.size} rows, the server sent {answer.length}")
+
+    def _consume(self, slot: _Slot[T], answer: Answer[T]) -> list[T]:
+        """Deal with the answer at the head of the line: absorb it, drop it, or put a
+        bridge in front of it."""
+        if self._head is not None:
+            return self._consume_head(self._head, slot.window, answer)
+        if answer.length == 0:
+            self._consume_empty(slot)
+            return []
+        if self._empties and not self._ordinals:
+            self._memory.empty_contradicted = True
+        known = self._known(answer)
+        if self._chaining and self._ordinals and not known and slot.window.start > 0:
+            self._bridge(slot)
+            return []
+        self._slots.popleft()
+        if slot.gap:
+            slot.gap.repaired = True
+        if self._ordinals and not known:
+            self._restart()
+        if self._chaining and known and slot.asked < self._absorbed and not self._at_bottom(answer):
+            # Asked before the last answer was absorbed: what it shows behind its last known
+            # row may have died since, above the frontier. Let another answer show it.
+            return []
+        position = known[-1] + 1 if known and not self._doubt else 0
+        return self._absorb(slot.window, answer, position)
+
+    def _restart(self) -> None:
+        """The top of the list shows no known row: all of them died, or were pushed out of
+        sight faster than one page. An answer from the top needs no link, but a walk that
+        starts over again and again gets nowhere."""
+        self._restarts += 1
+        if self._restarts > RESTARTS and self._chaining:
+            self._stop_chaining("the list changes faster than it can be read")
+            self.report.missing = True
+
+    def _at_bottom(self, answer: Answer[T]) -> bool:
+        """Whether the answer holds the last row handed on."""
+        bottom = len(self._ordinals) - 1
+        return any(self._ordinals.get(row_id) == bottom for row_id in answer.ids)
+
+    def _known(self, answer: Answer[T]) -> list[int]:
+        """Positions of rows seen before; notes repetitions, conflicts and broken order."""
+        known: list[int] = []
+        last = -1
+        for position, row_id in enumerate(answer.ids):
+            ordinal = self._ordinals.get(row_id)
+            if ordinal is None:
+                continue
+            if ordinal < last:
+                self._drift("order", ordinal)
+                self._doubt = self._doubt or "rows changed places in the list"
+            last = ordinal
+            known.append(position)
+            self._repeated(ordinal, answer.rows[position])
+        return known
+
+    def _repeated(self, ordinal: int, row: T) -> None:
+        self.report.duplicates += 1
+        index = ordinal - (len(self._ordinals) - len(self._recent))
+        if index >= 0 and self._recent[index] != row:
+            self.report.conflicts += 1
+
+    def _absorb(self, window: Window, answer: Answer[T], position: int) -> list[T]:
+        """Join an answer to the proven rows; its rows from `position` on that are new."""
+        self._frontier = window.start + answer.length
+        self._tick += 1
+        self._absorbed = self._tick
+        self._back = 0
+        self._confirming = False
+        fresh = self._emit(answer.ids[position:], answer.rows[position:])
+        if fresh:
+            self._extensions += 1
+            self._stalled = self._shorts = 0
+        else:
+            self._stall()
+        if answer.length < window.size and not self.done:
+            self._consider_end(window, answer)
+        return fresh
+
+    def _emit(self, ids: list[str], rows: list[T]) -> list[T]:
+        ordinals = self._ordinals
+        fresh: list[T] = []
+        for row_id, row in zip(ids, rows, strict=True):
+            if (ordinal := ordinals.get(row_id)) is None:
+                ordinals[row_id] = len(ordinals)
+                self._recent.append(row)
+                fresh.append(row)
+            elif not self._doubt:  # twice in one answer; under doubt `_known` has counted it
+                self._repeated(ordinal, row)
+        return fresh
+
+    # -- gaps, ends and other turns ---------------------------------------------------
+
+    def _bridge(self, slot: _Slot[T]) -> None:
+        """Hold an answer that shares no row with the proven ones, and put a window in
+        front of it that starts further back."""
+        if slot.gap is None:
+            slot.gap = self._drift("gap", slot.window.start)
+        if self._back:
+            self._back *= 2
+        elif slot.planned_from != self._frontier:
+            self._back = self._overlap
+        else:
+            self._back = max(self._size // 4, self._overlap)
+        while len(self._slots) >= self._lanes + HELD:
+            self._slots.pop()
+        bridge = plan(self._frontier, min(self._size, self._longest), self._back)
+        self._slots.appendleft(_Slot(bridge, self._frontier))
+
+    def _consume_empty(self, slot: _Slot[T]) -> None:
+        self._slots.popleft()
+        self._empties += 1
+        if not self._ordinals:
+            self._consider_empty_list()
+        elif self._confirming and slot.window.start >= self._frontier:
+            self._end()
+        elif slot.planned_from == self._frontier:
+            # Behind the frontier there must be rows to overlap: a failed fetch, or the list
+            # has shrunk. (A window planned ahead may simply lie behind the end.)
+            self._drift("empty", slot.window.start)
+            self._back = max(self._back * 2, self._size // 4, self._overlap)
+            self._confirming = False
+            self._stall()
+
+    def _consider_empty_list(self) -> None:
+        count = self.report.expected.max or 0
+        doubted = self._memory.empty_contradicted or count > 0
+        if self._empties < (EMPTY_ASKS_DOUBTED if doubted else EMPTY_ASKS):
+            return
+        if count:
+            self._finish(f"the server counts {count} rows and sends none")
+        else:
+            self.report.empty_confirmed = self._empties
+            self._finish(f"an empty list cannot be proved; it was asked {self._empties} times")
+
+    def _consider_end(self, window: Window, answer: Answer[T]) -> None:
+        """What a short answer means: the end, a cap on the page size, or a count that
+        describes another moment."""
+        count = answer.count
+        if count is not None and window.start + answer.length >= count:
+            if answer.length < self._memory.longest:
+                self._end()
+            else:  # so far nothing shows that this server ever sends more rows at once
+                self._confirming = True
+            return
+        self._shorts += 1
+        if self._shorts > 1 and answer.length == self._longest < self._size:
+            self._drift("clamp", window.start)
+            self._shorts, self._size = 0, answer.length
+            if self._size < MIN_PROVABLE:
+                self._stop_chaining(f"the server sends no more than {self._size} rows at once")
+        elif count is None and self._shorts > 1:
+            self._finish("the server gives no count to tell the end by")
+        elif self._shorts >= TAIL_LOOKS:
+            self._finish(f"the server counts {count} rows, the list ends at {self._frontier}")
+
+    def _end(self) -> None:
+        """The chain reaches the bottom. A list of one answer was seen whole at one moment;
+        a longer one is looked at once more from the top, for rows that are new or moved."""
+        self._slots.clear()
+        if self._extensions > 1 and self._chaining:
+            self._head = _Head()
+        else:
+            self._finish()
+
+    def _consume_head(self, head: _Head[T], window: Window, answer: Answer[T]) -> list[T]:
+        self._slots.popleft()
+        head.windows += 1
+        known = self._known(answer)
+        if head.links(window, answer):
+            head.frontier = window.start + answer.length
+            for row_id, row in zip(answer.ids, answer.rows, strict=True):
+                if row_id not in self._ordinals:
+                    head.born.setdefault(row_id, row)
+            if known:
+                fresh = self._emit(list(head.born), list(head.born.values()))
+                self._finish()
+                return fresh
+        else:
+            head.restart()
+        if head.windows >= (HEAD_WINDOWS if answer.length else EMPTY_ASKS_DOUBTED):
+            self._drift("head", head.frontier)
+            self._finish("no way was found from the new head of the list to known rows")
+        return []
+
+    def _stall(self) -> None:
+        self._stalled += 1
+        if self._stalled < STALLS:
+            return
+        if self._chaining:
+            self._stop_chaining("the server sends rows already seen, whatever the page")
+            self._stalled = 0
+        else:
+            self._finish(missing=len(self._ordinals) < (self.report.expected.min or 0))
+
+    def _mind_the_budget(self) -> None:
+        # A list that grows while it is read owes no more than it held at first.
+        rows = max(self.report.expected.count_first or 0, self._beyond)
+        budget = 40 + 6 * -(-rows // self._size)
+        if self.done or self.report.windows <= budget:
+            return
+        if self._chaining:
+            self._stop_chaining("the budget of requests is spent")
+            self.report.missing = True
+        elif self.report.windows > 4 * budget:
+            self._finish("the list changes faster than it can be read", missing=True)
+
+    def _stop_chaining(self, reason: str) -> None:
+        """Go on as a plain walk: stopping here would lose all that lies behind."""
+        self._chaining = False
+        self._doubt = self._doubt or reason
+
+    def _drift(self, kind: str, offset: int) -> Drift:
+        drift = Drift(kind, offset)
+        if len(self.report.drift) < MAX_DRIFT:
+            self.report.drift.append(drift)
+        return drift
+
+    def _finish(self, doubt: str | None = None, *, missing: bool = False) -> None:
+        report = self.report
+        self.done = True
+        self._slots.clear()
+        report.seen = len(self._ordinals)
+        report.extra_requests = max(0, report.windows - -(-report.seen // self._size))
+        report.missing |= missing or bool(report.invalid or report.unreadable)
+        report.reason = self._doubt or doubt or self._blemish()
+        report.verified = report.reason is None
+
+    def _blemish(self) -> str | None:
+        if self.report.invalid:
+            return f"{len(self.report.invalid)} rows have no usable identity"
+        if self.report.foreign:
+            return f"{self.report.foreign} rows belong to another list"
+        return None

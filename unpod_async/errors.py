@@ -1,0 +1,183 @@
+"""The exception tree: one base, and every attribute present on every error.
+
+Nothing here formats or cleans server text: whoever builds an error hands in
+strings that are safe to show (`_protocol` does).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+__all__ = [
+    "APIError",
+    "Attempt",
+    "AuthenticationError",
+    "BadRequest",
+    "BusinessError",
+    "ConfigurationError",
+    "ConnectionFailed",
+    "DeadlineExceeded",
+    "DecodeError",
+    "IncompleteWalk",
+    "NotFound",
+    "PermissionDenied",
+    "ProtocolError",
+    "RateLimited",
+    "RequestTimeout",
+    "ResponseTooLarge",
+    "ServerError",
+    "TransportError",
+    "UnexpectedRedirect",
+    "UnpodError",
+]
+
+
+class Attempt(NamedTuple):
+    """One try of a request, as it went.
+
+    `at` is in seconds since the first try began; `outcome` is the HTTP status or
+    the name of the error; `wait` is how long the client then slept (None: it gave up).
+    """
+
+    at: float
+    outcome: int | str
+    wait: float | None
+
+
+class UnpodError(Exception):
+    """Base of everything this library raises, cancellation excepted.
+
+    Every attribute is always there, None or empty when it does not apply, and none of
+    them ever holds a token.
+
+    - `message`: what happened, in one line.
+    - `status`, `method`, `path`: of the answer and the request, where there was one.
+    - `errors`: the server's own `errors` value, as sent.
+    - `attempts`: every try with its outcome and the wait after it.
+    - `retry_after`: seconds the server asked to wait.
+    - `body`: at most 500 characters of the answer, control characters escaped.
+    - `checkpoint`: where a walk stood when this ended it; `walk(resume=…)` takes it.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        method: str | None = None,
+        path: str | None = None,
+        errors: Any = None,
+        attempts: tuple[Attempt, ...] = (),
+        retry_after: float | None = None,
+        body: str = "",
+        checkpoint: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status
+        self.method = method
+        self.path = path
+        self.errors = errors
+        self.attempts = attempts
+        self.retry_after = retry_after
+        self.body = body
+        self.checkpoint = checkpoint
+
+    def __str__(self) -> str:
+        request = f" ({self.method} {self.path})" if self.path else ""
+        status = f"{self.status}: " if self.status is not None else ""
+        tries = f" after {len(self.attempts)} attempts" if len(self.attempts) > 1 else ""
+        return f"{status}{self.message}{request}{tries}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # BaseException would call the class with `args` and lose the keywords' checks;
+        # __dict__ restores all attributes, so no subclass needs a __reduce__ of its own.
+        return (_rebuild, (type(self), self.args), self.__dict__)
+
+
+def _rebuild(kind: type[UnpodError], args: tuple[Any, ...]) -> UnpodError:
+    error = kind.__new__(kind)
+    error.args = args
+    return error
+
+
+class ConfigurationError(UnpodError):
+    """An option or the way of use is wrong. Raised before anything is sent."""
+
+
+class TransportError(UnpodError):
+    """No usable HTTP answer came back."""
+
+
+class ConnectionFailed(TransportError):
+    """The connection could not be made, or was lost before the answer was whole."""
+
+
+class RequestTimeout(TransportError):
+    """One attempt took longer than its timeouts allow."""
+
+
+class DeadlineExceeded(TransportError):
+    """The time for this page, retries and waits included, is used up."""
+
+
+class ProtocolError(UnpodError):
+    """An answer came that is not what the API sends."""
+
+
+class ResponseTooLarge(ProtocolError):
+    """The body is larger than the cap; it was not read to its end."""
+
+
+class DecodeError(ProtocolError):
+    """A row fits no model (raised only under `on_invalid="raise"`)."""
+
+
+class UnexpectedRedirect(ProtocolError):
+    """The server redirects. Redirects are never followed: they would carry headers elsewhere."""
+
+
+class APIError(UnpodError):
+    """The server answered and refused."""
+
+
+class BusinessError(APIError):
+    """Status 206, which this platform uses for errors: a refused or unknown space, a
+    fault of the caller, or trouble upstream. Never an empty result."""
+
+
+class BadRequest(APIError):
+    """400, and every other 4xx without a class of its own."""
+
+
+class AuthenticationError(APIError):
+    """401: the token is missing, wrong, expired, or of the wrong scheme."""
+
+
+class PermissionDenied(APIError):
+    """403: this token may not read that."""
+
+
+class NotFound(APIError):
+    """404: no such thing, or a wrong base URL."""
+
+
+class RateLimited(APIError):
+    """429; `retry_after` carries the wait in seconds where the server named one."""
+
+
+class ServerError(APIError):
+    """5xx."""
+
+
+class IncompleteWalk(UnpodError):
+    """A walk ended, after every readable row, and something is known to be missing.
+
+    `report` says what; `items` holds the rows where the call would have returned them
+    (`collect()`).
+    """
+
+    def __init__(self, message: str, *, report: Any = None, items: Any = (), **rest: Any) -> None:
+        super().__init__(message, **rest)
+        self.report = report
+        self.items = items
