@@ -89,7 +89,7 @@ def assert_runs_agree(world: World) -> None:
 def test_created_descends_whatever_is_inserted() -> None:
     world = World(seed=3, runs=4, tasks=60)
     for _ in range(40):
-        world.insert(3, depth=30)
+        world.insert(3, depth=1000)
     created = [world.row(task)["created"] for task in world.task_ids()]
     assert created == sorted(created, reverse=True)
 

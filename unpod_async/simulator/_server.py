@@ -28,9 +28,11 @@ class Simulator(Platform):
 
     It starts with `runs` runs and `tasks` tasks made from `seed`, or with the exact `rows` (and
     the runs they name) and `run_rows`, newest first, dicts or bytes. `dialects` (names or weights
-    of `_dialects.DIALECTS`) and `mean_turns` shape the generated ones. Each answer takes `latency` + `per_row_latency` * rows seconds, `slots` requests
-    are worked on at a time, and idle connections close after `keep_alive` seconds. `churn`,
-    `count` and `max_page_size` say how lists behave while they are read.
+    of `_dialects.DIALECTS`) and `mean_turns` shape the generated ones.
+
+    Each answer takes `latency` + `per_row_latency` * rows seconds, `slots` requests are worked on
+    at a time, and idle connections close after `keep_alive` seconds. `churn`, `count` and
+    `max_page_size` say how lists behave while they are read.
 
     `world` is the state and may be changed at any time; `requests` and `peak_in_flight` tell what
     clients did. OSError at the start if the port is taken.

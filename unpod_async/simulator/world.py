@@ -196,15 +196,14 @@ class World(State):
 
     def _insert(self, depth: int, run_id: str | None) -> str:
         run = self._recent_run() if run_id is None else self._run_ids.number(run_id)
-        order = self.lists.of_run[run]
-        number, above = len(self._run_of), self.random.randint(0, min(depth, len(self)))
-        below = self.lists.tasks[-above - 1 : len(self) - above]
+        tasks, mine = self.lists.tasks, self.lists.of_run[run]
+        number, above = len(self._run_of), self.random.randint(0, min(depth, len(tasks)))
+        newer = tasks[len(tasks) - above :]
         self._run_of.append(run)
-        self._born.append(self._born[below[0]] if above and below else self._later())
+        self._born.append(self._born[newer[0]] if newer else self._later())
         # The run's own list must keep the order of the whole one.
-        newer = sum(self._run_of[other] == run for other in self.lists.tasks[len(self) - above :])
-        self.lists.tasks.insert(len(self) - above, number)
-        order.insert(len(order) - newer, number)
+        mine.insert(len(mine) - sum(self._run_of[other] == run for other in newer), number)
+        tasks.insert(len(tasks) - above, number)
         self._tell("insert", self._task_ids.text(number))
         return self.log[-1].id
 

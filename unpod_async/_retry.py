@@ -1,0 +1,178 @@
+"""Retry, wait or give up: a policy and a pure decision. Who sleeps is the transport."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from enum import Enum
+from itertools import islice
+from typing import NamedTuple
+
+import backoff
+from msgspec import Struct
+
+from .errors import BusinessError, ConfigurationError, ProtocolError, UnpodError
+
+__all__ = ["AdaptiveLimit", "Failure", "GiveUp", "Kind", "Limits", "Retry", "RetryPolicy", "decide"]
+
+
+class RetryPolicy(Struct, frozen=True, kw_only=True):
+    """How one page is fetched when things go wrong; all times in seconds.
+
+    `attempts` tries in all; waits are drawn from 0 to `base`·2ⁿ (`throttle_base`·2ⁿ after
+    429 and 503), at most `cap`. A server's Retry-After is honoured in full up to
+    `max_retry_after`. `deadline` covers one page: tries, retries and waits. Each try has
+    `connect_timeout`, `read_timeout` (between two reads) and `attempt_timeout` (in all).
+    """
+
+    attempts: int = 4
+    base: float = 0.5
+    throttle_base: float = 1.0
+    cap: float = 20.0
+    max_retry_after: float = 60.0
+    deadline: float = 300.0
+    connect_timeout: float = 10.0
+    read_timeout: float = 30.0
+    attempt_timeout: float = 130.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.attempts, int) or not 1 <= self.attempts <= 100:
+            raise ConfigurationError("attempts takes a whole number from 1 to 100")
+        for name in self.__struct_fields__[1:]:
+            check_seconds(name, getattr(self, name), zero=name in ("base", "throttle_base", "cap"))
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """How many requests the whole client has in flight, retries included.
+
+    `adaptive` starts at 4 and lets the limit follow the server, never above
+    `max_concurrency`; without it the limit is `max_concurrency` at once.
+    """
+
+    max_concurrency: int = 8
+    adaptive: bool = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.max_concurrency, int) or not 1 <= self.max_concurrency <= 10_000:
+            raise ConfigurationError("max_concurrency takes a whole number from 1 to 10000")
+
+
+def check_seconds(name: str, value: object, *, zero: bool = False) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not (0 <= value < 1e9 if zero else 0 < value < 1e9):  # type: ignore[operator]
+        raise ConfigurationError(f"{name} takes seconds, a number above 0")
+
+
+class Kind(Enum):
+    """What a failure deserves: how many tries in all, beside the policy's own limit."""
+
+    NEVER = 1
+    ONCE_MORE = 2
+    TWICE_MORE = 3
+    TRANSIENT = 100
+    THROTTLED = 101
+    DEAD_SOCKET = 102  # a kept-alive connection that the server had closed
+
+
+class Failure(NamedTuple):
+    """One failed try."""
+
+    error: UnpodError
+    kind: Kind
+
+
+class Retry(NamedTuple):
+    """Try again after `wait` seconds; `pause` asks the same of the whole client."""
+
+    wait: float
+    pause: bool = False
+
+
+class GiveUp(NamedTuple):
+    """Raise the last error; `deadline` says that time, not hope, ran out."""
+
+    deadline: bool = False
+
+
+_TRANSIENT = frozenset({408, 425, 500, 502, 504, 530, *range(520, 528)})
+_THROTTLED = frozenset({429, 503})
+_FETCHING = re.compile(r"fetch|retriev", re.IGNORECASE)
+_CALLERS_FAULT = re.compile(r"\bskip\b|regular expression|\$?regex|8-byte int", re.IGNORECASE)
+
+
+def kind_of_answer(error: UnpodError) -> Kind:
+    """What an answer that is an error deserves."""
+    if isinstance(error, BusinessError):
+        return Kind.TWICE_MORE if is_upstream(error) else Kind.NEVER
+    if error.status in _THROTTLED or (error.status == 413 and error.retry_after is not None):
+        return Kind.THROTTLED
+    return Kind.TRANSIENT if error.status in _TRANSIENT else Kind.NEVER
+
+
+def is_upstream(error: UnpodError) -> bool:
+    """Whether a 206 tells of trouble behind the server, not of a refusal or a fault of
+    the caller. Only the text tells them apart (CONTRACT, section 4)."""
+    return (
+        error.errors is not None
+        and _FETCHING.search(error.message) is not None
+        and not _CALLERS_FAULT.search(str(error.errors))
+    )
+
+
+def ceilings(base: float, cap: float, count: int) -> list[float]:
+    """The longest wait before each retry. `expo` yields None first."""
+    return [float(wait) for wait in islice(backoff.expo(2, base, cap), 1, count + 1)]
+
+
+def decide(
+    failures: Sequence[Failure],
+    *,
+    remaining: float,
+    policy: RetryPolicy,
+    rng: Callable[[], float],
+) -> Retry | GiveUp:
+    """What to do after the last of `failures`, with `remaining` seconds of the page's
+    deadline. `rng` gives numbers from 0 to 1."""
+    error, kind = failures[-1]
+    alike = sum(failure.kind is kind for failure in failures)
+    if kind is Kind.NEVER or len(failures) >= policy.attempts or alike >= kind.value:
+        return GiveUp()
+    if kind is Kind.DEAD_SOCKET and alike == 1:
+        return Retry(0.0)
+    throttled = kind is Kind.THROTTLED
+    if throttled and error.retry_after is not None:
+        wait = error.retry_after * (1 + 0.1 * rng())
+        fits = error.retry_after <= policy.max_retry_after and wait < remaining
+        return Retry(wait, pause=True) if fits else GiveUp()
+    base = policy.throttle_base if throttled else policy.base
+    wait = rng() * ceilings(base, policy.cap, len(failures))[-1]
+    return Retry(wait, pause=throttled) if wait < remaining else GiveUp(deadline=True)
+
+
+def is_malformed(error: UnpodError) -> bool:
+    """An answer of the wrong shape, which one more try may mend."""
+    return type(error) is ProtocolError and error.status in (None, 200)
+
+
+class AdaptiveLimit:
+    """How many requests may be in flight: one more after each full window of successes
+    that used at least half of it, 0.7 times as many after an overload, once per round trip."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.most = limits.max_concurrency
+        self.value = float(min(4, self.most) if limits.adaptive else self.most)
+        self._adaptive = limits.adaptive
+        self._quiet_until = float("-inf")
+
+    @property
+    def whole(self) -> int:
+        return max(1, int(self.value))
+
+    def succeeded(self, in_flight: int) -> None:
+        if self._adaptive and in_flight * 2 >= self.value:
+            self.value = min(float(self.most), self.value + 1 / self.value)
+
+    def overloaded(self, now: float, round_trip: float) -> None:
+        if self._adaptive and now >= self._quiet_until:
+            self.value = max(1.0, self.value * 0.7)
+            self._quiet_until = now + round_trip

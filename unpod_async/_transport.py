@@ -1,0 +1,412 @@
+"""The only client-side aiohttp: owns the session, makes one attempt, translates its
+exceptions, and carries out what `_retry` decides under the client's one limiter."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import random
+import socket
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+from importlib.metadata import version
+
+import aiohttp
+import anyio
+from yarl import URL
+
+from ._protocol import MAX_BODY, Request, Response, check_visible, error_for, headers_for, inflate
+from ._retry import (
+    AdaptiveLimit,
+    Failure,
+    GiveUp,
+    Kind,
+    Limits,
+    RetryPolicy,
+    decide,
+    kind_of_answer,
+)
+from ._secrets import Secret, safe_text
+from .errors import (
+    Attempt,
+    AuthenticationError,
+    ConfigurationError,
+    ConnectionFailed,
+    DeadlineExceeded,
+    ProtocolError,
+    RequestTimeout,
+    ResponseTooLarge,
+    UnpodError,
+)
+
+__all__ = ["Credentials", "Transport"]
+
+logger = logging.getLogger("unpod_async")
+
+KEEP_ALIVE = 4.0  # seconds; the server drops idle connections after 5 without notice
+MAX_COMPRESSED = 16 * 2**20
+
+TokenSource = Callable[[], str | Awaitable[str]]
+
+
+class Credentials:
+    """Who asks: a token (or a callable that gives one, sync or async), the authorization
+    scheme, and the organization."""
+
+    def __init__(self, token: Secret | TokenSource, scheme: str, org_handle: str | None) -> None:
+        self._token = token
+        self._scheme = scheme
+        self._org_handle = org_handle
+        self._current = token if isinstance(token, Secret) else None
+
+    @property
+    def renewable(self) -> bool:
+        return not isinstance(self._token, Secret)
+
+    @property
+    def secret(self) -> Secret | None:
+        return self._current
+
+    def forget(self) -> None:
+        """Ask the callable again before the next attempt."""
+        if not isinstance(self._token, Secret):
+            self._current = None
+
+    async def headers(self) -> dict[str, str]:
+        if self._current is None:
+            self._current = await self._ask()
+        return headers_for(self._current, self._scheme, self._org_handle)
+
+    async def _ask(self) -> Secret:
+        assert not isinstance(self._token, Secret)
+        given = self._token()
+        value = await given if inspect.isawaitable(given) else given
+        return Secret(check_visible("the token callable", value))
+
+
+class Transport:
+    """Sends requests, at most `limits.max_concurrency` at once, and retries what is worth
+    it. Clock, sleep and randomness are parameters, so that tests need not wait."""
+
+    def __init__(
+        self,
+        base_url: str,
+        credentials: Credentials,
+        *,
+        policy: RetryPolicy,
+        limits: Limits,
+        connector: aiohttp.BaseConnector | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+        rng: Callable[[], float] | None = None,
+    ) -> None:
+        self._base = URL(base_url, encoded=True)
+        self._base_path = self._base.raw_path.rstrip("/")
+        self._credentials = credentials
+        self._policy = policy
+        self._limits = limits
+        self._connector = connector
+        self._clock = clock
+        self._sleep = sleep
+        self._rng = rng if rng is not None else random.SystemRandom().random
+        self._adaptive = AdaptiveLimit(limits)
+        self._session: aiohttp.ClientSession | None = None
+        self._limiter: anyio.CapacityLimiter | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
+        self._paused_until = float("-inf")
+
+    # -- life -----------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Make the session in the running loop; a second call does nothing."""
+        if self._closed:
+            raise ConfigurationError("this client is closed; make a new one")
+        if self._session is not None:
+            self._usable()
+            return
+        self._loop = _running_loop()
+        connector = self._connector or aiohttp.TCPConnector(
+            limit=self._limits.max_concurrency, keepalive_timeout=KEEP_ALIVE
+        )
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            connector_owner=self._connector is None,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            trust_env=False,
+            headers={"User-Agent": f"unpod-async/{version('unpod-async')}"},
+        )
+        # aiohttp sends an idempotent request again by itself when a kept-alive connection
+        # turns out dead, so that n attempts could become 2n requests. One layer retries: ours.
+        self._session._retry_connection = False
+        self._limiter = anyio.CapacityLimiter(self._adaptive.whole)
+
+    async def aclose(self) -> None:
+        """Close all connections; may be called twice, and from another task."""
+        self._closed = True
+        session, self._session = self._session, None
+        if session is not None:
+            with anyio.CancelScope(shield=True):
+                await session.close()
+
+    def _usable(self) -> tuple[aiohttp.ClientSession, anyio.CapacityLimiter]:
+        if self._closed:
+            raise ConfigurationError("this client is closed; make a new one")
+        if self._session is None or self._limiter is None:
+            raise ConfigurationError("this client is not open: use `async with`, or await open()")
+        if _running_loop() is not self._loop:
+            raise ConfigurationError("this client was opened in another event loop")
+        return self._session, self._limiter
+
+    # -- one page -------------------------------------------------------------------
+
+    async def fetch(self, request: Request, *, deadline: float | None = None) -> bytes:
+        """The body of the answer, decompressed. Raises what `_retry` gives up with."""
+        self._usable()
+        started = self._clock()
+        ends = started + (self._policy.deadline if deadline is None else deadline)
+        failures: list[Failure] = []
+        attempts: list[Attempt] = []
+        while True:
+            outcome = await self._attempt(request, ends)
+            if isinstance(outcome, bytes):
+                return outcome
+            failures.append(outcome)
+            now = self._clock()
+            if self._may_renew(outcome, failures):
+                attempts.append(Attempt(now - started, 401, 0.0))
+                continue
+            verdict = decide(failures, remaining=ends - now, policy=self._policy, rng=self._rng)
+            wait = None if isinstance(verdict, GiveUp) else verdict.wait
+            attempts.append(Attempt(now - started, _outcome(outcome.error), wait))
+            if isinstance(verdict, GiveUp):
+                raise self._final(outcome.error, request, attempts, verdict) from None
+            logger.info("%s: retry in %.2f s (%s)", request.path, wait, _outcome(outcome.error))
+            if verdict.pause:
+                self._paused_until = max(self._paused_until, now + verdict.wait)
+            await self._sleep(verdict.wait)
+
+    def _may_renew(self, failure: Failure, failures: list[Failure]) -> bool:
+        """A refused token that came from a callable is asked for again, once."""
+        refusals = sum(isinstance(one.error, AuthenticationError) for one in failures)
+        if not (isinstance(failure.error, AuthenticationError) and refusals == 1):
+            return False
+        self._credentials.forget()
+        return self._credentials.renewable
+
+    def _final(
+        self, error: UnpodError, request: Request, attempts: list[Attempt], verdict: GiveUp
+    ) -> UnpodError:
+        if verdict.deadline:
+            late = DeadlineExceeded(
+                f"no time is left to try again: {error.message}",
+                status=error.status,
+                errors=error.errors,
+                retry_after=error.retry_after,
+                body=error.body,
+            )
+            error = late
+        error.method = "GET"
+        error.path = request.target
+        error.attempts = tuple(attempts)
+        return error
+
+    async def _attempt(self, request: Request, ends: float) -> bytes | Failure:
+        """One try under the limiter; its clock starts when it holds its slot."""
+        session, limiter = self._usable()
+        slot = object()
+        await self._take_slot(limiter, slot)
+        try:
+            began = self._clock()
+            if began >= ends:
+                return Failure(DeadlineExceeded("the deadline has passed"), Kind.NEVER)
+            outcome = await self._send(session, request, ends - began)
+            self._learn(limiter, outcome, began)
+            return outcome
+        finally:
+            limiter.release_on_behalf_of(slot)
+
+    async def _take_slot(self, limiter: anyio.CapacityLimiter, slot: object) -> None:
+        """A slot, once no pause holds the whole client back."""
+        while True:
+            if (wait := self._paused_until - self._clock()) > 0:
+                await self._sleep(wait)
+                continue
+            await limiter.acquire_on_behalf_of(slot)
+            if self._paused_until <= self._clock():
+                return
+            limiter.release_on_behalf_of(slot)
+
+    def _learn(
+        self, limiter: anyio.CapacityLimiter, outcome: bytes | Failure, began: float
+    ) -> None:
+        if isinstance(outcome, bytes):
+            self._adaptive.succeeded(int(limiter.borrowed_tokens))
+        elif outcome.kind is Kind.THROTTLED or isinstance(outcome.error, RequestTimeout):
+            now = self._clock()
+            self._adaptive.overloaded(now, now - began)
+        limiter.total_tokens = self._adaptive.whole
+
+    async def _send(
+        self, session: aiohttp.ClientSession, request: Request, remaining: float
+    ) -> bytes | Failure:
+        headers = await self._credentials.headers()
+        policy = self._policy
+        timeout = aiohttp.ClientTimeout(
+            total=min(policy.attempt_timeout, remaining),
+            sock_connect=policy.connect_timeout,
+            sock_read=policy.read_timeout,
+        )
+        try:
+            answer = await session.get(
+                self._url(request), headers=headers, timeout=timeout, allow_redirects=False
+            )
+            response = inflate(await _read(answer))
+        except UnpodError as error:
+            return Failure(error, _kind_of_body(error))
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            return translate(error)
+        error_answer = error_for(request, response, secret=self._credentials.secret)
+        if error_answer is None:
+            return response.body
+        return Failure(error_answer, kind_of_answer(error_answer))
+
+    def _url(self, request: Request) -> URL:
+        return URL.build(
+            scheme=self._base.scheme,
+            authority=self._base.raw_authority,
+            path=f"{self._base_path}/{request.path}",
+            query_string=request.query,
+            encoded=True,
+        )
+
+
+def _running_loop() -> asyncio.AbstractEventLoop:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise ConfigurationError("this client runs under asyncio only") from None
+
+
+async def _read(answer: aiohttp.ClientResponse) -> Response:
+    """The whole answer, never more of it than the caps allow. Whatever goes wrong, its
+    connection is not used again."""
+    try:
+        headers = {name.lower(): value for name, value in answer.headers.items()}
+        cap = MAX_COMPRESSED if headers.get("content-encoding") else MAX_BODY
+        if (answer.content_length or 0) > cap:
+            raise ResponseTooLarge(
+                f"the answer has {answer.content_length} bytes, the cap is {cap}"
+            )
+        chunks: list[bytes] = []
+        size = 0
+        while chunk := await answer.content.readany():
+            size += len(chunk)
+            if size > cap:
+                raise ResponseTooLarge(f"the answer is larger than {cap} bytes")
+            chunks.append(chunk)
+    except BaseException:
+        answer.close()
+        raise
+    answer.release()
+    return Response(answer.status, headers, b"".join(chunks))
+
+
+def _kind_of_body(error: UnpodError) -> Kind:
+    """A body that does not inflate may be damage on the way; one too large stays so."""
+    return Kind.ONCE_MORE if type(error) is ProtocolError else Kind.NEVER
+
+
+def _outcome(error: UnpodError) -> int | str:
+    return error.status if error.status is not None else type(error).__name__
+
+
+# -- the one table of exception translations, most special first -------------------------
+
+_RESOLVER_MAY_RECOVER = {
+    code for name in ("EAI_AGAIN", "EAI_SYSTEM") if (code := getattr(socket, name, None))
+}
+
+
+def translate(error: BaseException) -> Failure:
+    """An aiohttp or socket exception as one of ours. Its text is not taken over where it
+    could hold headers or addresses; `from None` drops it from tracebacks."""
+    for kinds, make in _TRANSLATIONS:
+        if isinstance(error, kinds):
+            return make(error)
+    return Failure(ConnectionFailed(f"the request failed: {_named(error)}"), Kind.TRANSIENT)
+
+
+def _dns(error: BaseException) -> Failure:
+    cause = getattr(error, "os_error", None)
+    again = getattr(cause, "errno", None) in _RESOLVER_MAY_RECOVER
+    what = "cannot be resolved just now" if again else "is not known: is base_url right?"
+    host = safe_text(getattr(error, "host", ""), limit=253)
+    return Failure(ConnectionFailed(f"the host {host} {what}"), _kind(again))
+
+
+def _tls(error: BaseException) -> Failure:
+    host = safe_text(getattr(error, "host", "") or "the server", limit=253)
+    reason = safe_text(getattr(error, "certificate_error", None) or error, limit=200)
+    return Failure(ConnectionFailed(f"no secure connection to {host}: {reason}"), Kind.NEVER)
+
+
+def _refused(error: BaseException) -> Failure:
+    text = getattr(getattr(error, "os_error", None), "strerror", None) or _named(error)
+    message = f"the connection could not be made: {safe_text(text, limit=200)}"
+    return Failure(ConnectionFailed(message), Kind.TRANSIENT)
+
+
+def _late(message: str) -> Callable[[BaseException], Failure]:
+    return lambda _: Failure(RequestTimeout(message), Kind.TRANSIENT)
+
+
+def _lost(message: str, kind: Kind = Kind.TRANSIENT) -> Callable[[BaseException], Failure]:
+    return lambda _: Failure(ConnectionFailed(message), kind)
+
+
+def _malformed(_: BaseException) -> Failure:
+    # aiohttp gives malformed HTTP a made-up status 400, and its repr holds our headers.
+    return Failure(ProtocolError("the answer is not well-formed HTTP"), Kind.ONCE_MORE)
+
+
+def _unsendable(error: BaseException) -> Failure:
+    return Failure(ProtocolError(f"the request could not be made: {_named(error)}"), Kind.NEVER)
+
+
+def _kind(again: bool) -> Kind:
+    return Kind.TRANSIENT if again else Kind.NEVER
+
+
+def _named(error: BaseException) -> str:
+    return type(error).__name__
+
+
+_TRANSLATIONS: tuple[
+    tuple[
+        type[BaseException] | tuple[type[BaseException], ...], Callable[[BaseException], Failure]
+    ],
+    ...,
+] = (
+    (aiohttp.ClientConnectorDNSError, _dns),
+    ((aiohttp.ClientSSLError, aiohttp.ServerFingerprintMismatch, ssl.SSLError), _tls),
+    (aiohttp.ConnectionTimeoutError, _late("the connection took too long to make")),
+    (aiohttp.SocketTimeoutError, _late("the server sent nothing for too long")),
+    (TimeoutError, _late("the attempt took too long")),
+    (aiohttp.ClientConnectorError, _refused),
+    (
+        aiohttp.ServerDisconnectedError,
+        _lost("the server closed the connection unanswered", Kind.DEAD_SOCKET),
+    ),
+    (aiohttp.ClientResponseError, _malformed),
+    (aiohttp.ClientPayloadError, _lost("the answer ended early")),
+    ((aiohttp.InvalidURL, ValueError), _unsendable),
+    (
+        (aiohttp.ClientConnectionResetError, ConnectionResetError),
+        _lost("the connection was reset", Kind.DEAD_SOCKET),
+    ),
+    ((aiohttp.ClientConnectionError, OSError), _refused),
+)
