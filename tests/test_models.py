@@ -58,14 +58,14 @@ def page(kind: RowKind[Any], *rows: object, **envelope: object) -> Page[Any]:
 
 
 def a_task(**wire: object) -> Task:
-    (task,) = page(TASKS, {"task_id": "T1", **wire}).rows
+    (task,) = page(TASKS, {"task_id": "T1", **wire}).items
     assert isinstance(task, Task)
     return task
 
 
 def sample(name: str) -> list[Task]:
     (path,) = (HERE / "samples").glob(f"{name}_*.json")
-    return TASKS.decode(json.dumps(json.loads(path.read_text())["body"]).encode()).rows
+    return TASKS.decode(json.dumps(json.loads(path.read_text())["body"]).encode()).items
 
 
 def utc(*numbers: int) -> datetime:
@@ -79,9 +79,9 @@ def utc(*numbers: int) -> datetime:
 def test_a_row_comes_out_as_it_came_in(kind: RowKind[Any], body: Any) -> None:
     sent = json.dumps(body).encode()
     rows, raw = kind.decode(sent), kind.decode_raw(sent)
-    assert [json.loads(row.to_json()) for row in rows.rows] == body["data"]
-    assert [row.to_dict() for row in rows.rows] == body["data"]
-    assert [json.loads(row) for row in raw.rows] == body["data"]
+    assert [json.loads(row.to_json()) for row in rows.items] == body["data"]
+    assert [row.to_dict() for row in rows.items] == body["data"]
+    assert [json.loads(row) for row in raw.items] == body["data"]
     assert rows.ids == raw.ids == [row[kind.identity] for row in body["data"]]
     assert rows.length == raw.length == len(body["data"])
     assert rows.count == raw.count == body["count"]
@@ -98,7 +98,7 @@ def test_a_row_comes_out_as_it_came_in(kind: RowKind[Any], body: Any) -> None:
 def test_a_known_row_is_decoded_fast_and_reads_under_its_wire_names(
     kind: RowKind[Any], body: Any
 ) -> None:
-    for row, sent in zip(kind.decode(json.dumps(body).encode()).rows, body["data"], strict=True):
+    for row, sent in zip(kind.decode(json.dumps(body).encode()).items, body["data"], strict=True):
         assert type(row) is kind.type
         assert row.extra == {}
         for key, value in sent.items():
@@ -118,7 +118,7 @@ def strings(value: object) -> Iterator[str]:
 def test_no_repr_shows_a_person(kind: RowKind[Any], body: Any) -> None:
     sent = json.dumps(body).encode()
     whole, raw = kind.decode(sent), kind.decode_raw(sent)
-    for row, wire in zip(whole.rows, body["data"], strict=True):
+    for row, wire in zip(whole.items, body["data"], strict=True):
         shown = [repr(row), str(row), str(row.__rich_repr__()), repr(whole), repr(raw)]
         hidden = {s for part in ("input", "output", "user_info") for s in strings(wire.get(part))}
         if kind is TASKS:
@@ -136,9 +136,9 @@ def test_no_repr_shows_a_person(kind: RowKind[Any], body: Any) -> None:
 
 
 def test_repr_of_the_other_models() -> None:
-    (space,) = page(SPACES, {"token": "TOK", "id": "sp_001", "name": "Sales of Asha"}).rows
+    (space,) = page(SPACES, {"token": "TOK", "id": "sp_001", "name": "Sales of Asha"}).items
     assert repr(space) == "Space(id='sp_001', token='TOK')"
-    (organization,) = page(ORGANIZATIONS, {"id": 1, "name": "Asha", "domain_handle": "a.b"}).rows
+    (organization,) = page(ORGANIZATIONS, {"id": 1, "name": "Asha", "domain_handle": "a.b"}).items
     assert repr(organization) == "Organization(id='1', domain_handle='a.b')"
     assert repr(a_task(secret="Asha Example")) == "Task(task_id='T1', run_id=None, status=None)"
     assert "Asha" not in repr(page(TASKS, "Asha").invalid)
@@ -168,7 +168,7 @@ def test_absent_and_null_read_alike_and_go_out_as_they_came() -> None:
 
 def test_parts_decode_anew_and_keep_their_bytes() -> None:
     body = b'{"data":[{"task_id":"T1","output":{"a": 1.0,  "a":2},"attachments":[1],"input":[]}]}'
-    (task,) = TASKS.decode(body).rows
+    (task,) = TASKS.decode(body).items
     assert task.json("output") == b'{"a": 1.0,  "a":2}'
     assert task.output == {"a": 2}
     assert task.output is not task.output
@@ -208,12 +208,12 @@ def test_spaces_and_organizations_of_both_forms() -> None:
         "organization": {"name": "Unpod TV", "domain_handle": "unpod.tv"},
     }  # fmt: skip
     spaces = page(SPACES, newer, older, count=2)
-    assert [type(space).__name__ for space in spaces.rows] == ["Space", "Space"]
-    assert [space.to_dict() for space in spaces.rows] == [newer, older]
+    assert [type(space).__name__ for space in spaces.items] == ["Space", "Space"]
+    assert [space.to_dict() for space in spaces.items] == [newer, older]
     assert spaces.ids == ["8KZA", "8KZB"]
     assert spaces.space_ids == spaces.run_ids == set()
-    assert spaces.rows[0].created_at == utc(2026, 1, 10, 8)
-    assert spaces.rows[1].organization == older["organization"]
+    assert spaces.items[0].created_at == utc(2026, 1, 10, 8)
+    assert spaces.items[1].organization == older["organization"]
     newer = {
         "id": 1,
         "name": "Unpod TV",
@@ -225,11 +225,11 @@ def test_spaces_and_organizations_of_both_forms() -> None:
         "is_private_domain": True, "role": "owner",
     }  # fmt: skip
     organizations = page(ORGANIZATIONS, newer, older)
-    assert [type(row).__name__ for row in organizations.rows] == ["Organization"] * 2
-    assert [row.to_dict() for row in organizations.rows] == [newer, older]
-    assert organizations.rows[0].id == "1"
-    assert organizations.rows[1].is_private_domain is True
-    assert organizations.rows[0].is_private_domain is None
+    assert [type(row).__name__ for row in organizations.items] == ["Organization"] * 2
+    assert [row.to_dict() for row in organizations.items] == [newer, older]
+    assert organizations.items[0].id == "1"
+    assert organizations.items[1].is_private_domain is True
+    assert organizations.items[0].is_private_domain is None
 
 
 # -- rows that do not fit
@@ -256,7 +256,7 @@ def test_a_row_that_does_not_fit_keeps_its_bytes_and_what_fits() -> None:
     )
     other = b'{"task_id":"T2","status":"done"}'
     whole = TASKS.decode(b'{"data":[' + row + b"," + other + b"]}")
-    odd, plain = whole.rows
+    odd, plain = whole.items
     assert whole.ids == ["12.50", "T2"]
     assert odd.to_json() == row
     assert (odd.status, odd.user, odd.space_id) == (None, None, None)
@@ -287,7 +287,7 @@ def test_an_invalid_row_costs_no_other() -> None:
         assert (decoded.length, decoded.count) == (len(rows), 99)
         assert [(row.offset, row.row) for row in decoded.invalid] == list(enumerate(bad, start=1))
         assert all(row.reason for row in decoded.invalid)
-    assert TASKS.decode_raw(body).rows[1] == b'{"task_id":"T2","output":{"a":1}}'
+    assert TASKS.decode_raw(body).items[1] == b'{"task_id":"T2","output":{"a":1}}'
 
 
 # -- envelopes
@@ -356,7 +356,7 @@ def test_good_utf8_is_good_wherever_the_check_steps() -> None:
 def test_the_last_of_a_repeated_id_counts() -> None:
     body = b'{"data":[{"task_id":"a","task_id":"b"},{"task_id":1,"task_id":"c"}]}'
     assert TASKS.decode(body).ids == TASKS.decode_raw(body).ids == ["b", "c"]
-    assert TASKS.decode_raw(body).rows[0] == b'{"task_id":"a","task_id":"b"}'
+    assert TASKS.decode_raw(body).items[0] == b'{"task_id":"a","task_id":"b"}'
 
 
 @pytest.mark.parametrize("blank", ["", " ", "\n", "\r\n\t "])
@@ -366,13 +366,13 @@ def test_raw_rows_are_one_line_each_and_otherwise_as_sent(blank: str) -> None:
     tokens = [*start, *numbers, ",", '"\\u0041"', "]", ",", '"x"', ":", "0", "}"]
     row = blank.join(tokens)
     body = f'{{"data":{blank}[{row}{blank},{blank}{row}]}}'.encode()
-    assert TASKS.decode_raw(body).rows == ["".join(tokens).encode()] * 2
+    assert TASKS.decode_raw(body).items == ["".join(tokens).encode()] * 2
 
 
 def test_a_line_break_in_any_row_is_found() -> None:
     body = b'{"data":[{"task_id":"a"},{"task_id":\n"b"},{"task_id":"c"}]}'
-    assert TASKS.decode_raw(body).rows[1] == b'{"task_id":"b"}'
-    assert TASKS.decode_raw(body.replace(b"\n", b"\r")).rows[1] == b'{"task_id":"b"}'
+    assert TASKS.decode_raw(body).items[1] == b'{"task_id":"b"}'
+    assert TASKS.decode_raw(body.replace(b"\n", b"\r")).items[1] == b'{"task_id":"b"}'
 
 
 # -- memory
@@ -394,7 +394,7 @@ def test_a_kept_row_does_not_keep_its_page(
         gc.collect()
         references = sys.getrefcount(body)
         tracemalloc.start()
-        kept = decode(body).rows[500]
+        kept = decode(body).items[500]
         held, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert kept
@@ -545,7 +545,7 @@ def test_outputs_that_are_no_finished_call() -> None:
 
 def test_the_vapi_dialect_of_the_vendor() -> None:
     body = (HERE / "samples_seeds" / "02_tasks.json").read_bytes()
-    (task,) = TASKS.decode(body).rows
+    (task,) = TASKS.decode(body).items
     assert task.call == Call(
         id="call-uuid-001",
         direction="outbound",
@@ -568,7 +568,7 @@ def test_the_vapi_dialect_of_the_vendor() -> None:
 
 
 def test_the_vendors_newer_example() -> None:
-    (task,) = TASKS.decode((HERE / "samples_seeds" / "30_tasks.json").read_bytes()).rows
+    (task,) = TASKS.decode((HERE / "samples_seeds" / "30_tasks.json").read_bytes()).items
     assert task.call == Call(
         id="CALL_7dAb3kR9mXvQ2pLw",
         status="completed",
@@ -642,7 +642,7 @@ def test_durations(sent: object, duration: float) -> None:
 
 def test_one_number_out_of_range_costs_no_other_field() -> None:
     body = b'{"data":[{"task_id":"T","output":{"call_id":"C","cost":1e999,"duration":5}}]}'
-    (task,) = TASKS.decode(body).rows
+    (task,) = TASKS.decode(body).items
     assert task.call == Call(id="C", duration=5.0)
     assert task.output == {"call_id": "C", "cost": float("inf"), "duration": 5}
 
@@ -650,7 +650,7 @@ def test_one_number_out_of_range_costs_no_other_field() -> None:
 @pytest.mark.parametrize("output", ["null", "{}", " { } ", "[]", '"x"', "7", "false"])
 def test_without_output_there_is_no_call(output: str) -> None:
     body = f'{{"data":[{{"task_id":"T","output":{output},"input":{{"name":"Asha"}}}}]}}'
-    (task,) = TASKS.decode(body.encode()).rows
+    (task,) = TASKS.decode(body.encode()).items
     assert task.call == Call()
     assert task.contact.name == "Asha"
 
@@ -767,11 +767,11 @@ def test_arbitrary_json_never_raises_and_round_trips(row: dict[str, Any], sane: 
     assert whole.space_ids == raw.space_ids
     assert whole.run_ids == raw.run_ids
     assert whole.ids[-1] == "T2"
-    assert len(whole.rows) + len(whole.invalid) == 2
+    assert len(whole.items) + len(whole.invalid) == 2
     if not whole.invalid:
-        task = whole.rows[0]
-        assert json.loads(raw.rows[0]) == row
-        assert b"\n" not in raw.rows[0]
+        task = whole.items[0]
+        assert json.loads(raw.items[0]) == row
+        assert b"\n" not in raw.items[0]
         assert same(json.loads(task.to_json()), row)
         assert same(task.to_dict(), row)
         assert isinstance(task.call, Call)
@@ -804,4 +804,4 @@ def test_arbitrary_bytes_are_an_envelope_error_or_rows(noise: bytes, at: int) ->
                 decoded = decode(sent)
             except EnvelopeError:
                 continue
-            assert decoded.length == len(decoded.rows) + len(decoded.invalid)
+            assert decoded.length == len(decoded.items) + len(decoded.invalid)

@@ -1,0 +1,115 @@
+"""Asyncio-first client for the Unpod voice platform.
+
+```python
+async with UnpodClient() as client:
+    async for task in client.space("8KZAMRAHSXXXXXXMAYNASMJC").tasks():
+        print(task.task_id, task.call.duration)
+```
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ._client import Check, RunHandle, SpaceHandle, UnpodClient
+    from ._paging import Listing, RunTasks, Walk
+    from ._retry import Limits, RetryPolicy
+    from ._secrets import Secret
+    from ._walk import Report
+    from .errors import (
+        APIError,
+        Attempt,
+        AuthenticationError,
+        BadRequest,
+        BusinessError,
+        ConfigurationError,
+        ConnectionFailed,
+        DeadlineExceeded,
+        DecodeError,
+        IncompleteWalk,
+        NotFound,
+        PermissionDenied,
+        ProtocolError,
+        RateLimited,
+        RequestTimeout,
+        ResponseTooLarge,
+        ServerError,
+        TransportError,
+        UnexpectedRedirect,
+        UnpodError,
+    )
+    from .models import Call, Contact, InvalidRow, Organization, Page, Run, Space, Task, Turn
+
+_HOMES = {
+    "_client": "Check RunHandle SpaceHandle UnpodClient",
+    "_paging": "Listing RunTasks Walk",
+    "_retry": "Limits RetryPolicy",
+    "_secrets": "Secret",
+    "_walk": "Report",
+    "errors": "APIError Attempt AuthenticationError BadRequest BusinessError ConfigurationError "
+    "ConnectionFailed DeadlineExceeded DecodeError IncompleteWalk NotFound PermissionDenied "
+    "ProtocolError RateLimited RequestTimeout ResponseTooLarge ServerError TransportError "
+    "UnexpectedRedirect UnpodError",
+    "models": "Call Contact InvalidRow Organization Page Run Space Task Turn",
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
+
+__all__ = [
+    "APIError",
+    "Attempt",
+    "AuthenticationError",
+    "BadRequest",
+    "BusinessError",
+    "Call",
+    "Check",
+    "ConfigurationError",
+    "ConnectionFailed",
+    "Contact",
+    "DeadlineExceeded",
+    "DecodeError",
+    "IncompleteWalk",
+    "InvalidRow",
+    "Limits",
+    "Listing",
+    "NotFound",
+    "Organization",
+    "Page",
+    "PermissionDenied",
+    "ProtocolError",
+    "RateLimited",
+    "Report",
+    "RequestTimeout",
+    "ResponseTooLarge",
+    "RetryPolicy",
+    "Run",
+    "RunHandle",
+    "RunTasks",
+    "Secret",
+    "ServerError",
+    "Space",
+    "SpaceHandle",
+    "Task",
+    "TransportError",
+    "Turn",
+    "UnexpectedRedirect",
+    "UnpodClient",
+    "UnpodError",
+    "Walk",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Names are loaded when first used (PEP 562), so that `--help` never pays for aiohttp."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("unpod-async")
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOME_OF[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import backoff
 from msgspec import Struct
 
-from .errors import BusinessError, ConfigurationError, ProtocolError, UnpodError
+from .errors import BusinessError, ConfigurationError, UnpodError
 
 __all__ = ["AdaptiveLimit", "Failure", "GiveUp", "Kind", "Limits", "Retry", "RetryPolicy", "decide"]
 
@@ -147,11 +147,6 @@ def decide(
     base = policy.throttle_base if throttled else policy.base
     wait = rng() * ceilings(base, policy.cap, len(failures))[-1]
     return Retry(wait, pause=throttled) if wait < remaining else GiveUp(deadline=True)
-
-
-def is_malformed(error: UnpodError) -> bool:
-    """An answer of the wrong shape, which one more try may mend."""
-    return type(error) is ProtocolError and error.status in (None, 200)
 
 
 class AdaptiveLimit:

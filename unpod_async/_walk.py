@@ -19,7 +19,16 @@ from typing import Any, Generic, TypeVar
 
 from msgspec import Struct, field
 
-__all__ = ["Answer", "ChainWalk", "Drift", "Expected", "Report", "ServerMemory", "Window"]
+__all__ = [
+    "Answer",
+    "ChainWalk",
+    "CountedWalk",
+    "Drift",
+    "Expected",
+    "Report",
+    "ServerMemory",
+    "Window",
+]
 
 T = TypeVar("T")
 
@@ -126,6 +135,15 @@ class Report(Struct):
     def complete(self) -> bool:
         """Verified, or an empty list that stayed empty."""
         return self.verified or (self.empty_confirmed > 0 and not self.missing)
+
+    def add(self, other: Report) -> None:
+        """Take another list's receipt into this total; `verified` is left to the caller."""
+        for name in ("seen", "duplicates", "conflicts", "foreign", "windows", "extra_requests"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.invalid += other.invalid
+        self.unreadable += other.unreadable
+        self.drift += other.drift[: max(0, MAX_DRIFT - len(self.drift))]
+        self.missing |= other.missing
 
 
 class _Slot(Struct, Generic[T], eq=False):
@@ -529,3 +547,74 @@ class ChainWalk(Generic[T]):
         if self.report.foreign:
             return f"{self.report.foreign} rows belong to another list"
         return None
+
+    def shrink(self, window: Window) -> None:
+        """The answer to this window was too large: ask for half as many rows from now on."""
+        self._slots = deque(slot for slot in self._slots if slot.window is not window)
+        self._size = max(1, min(self._size, window.size) // 2)
+        if self._size < MIN_PROVABLE and self._chaining:
+            self._stop_chaining(
+                f"the answers are too large for more than {self._size} rows at once"
+            )
+
+
+class CountedWalk(Generic[T]):
+    """The same interface for a list whose paging is not documented (spaces, organizations):
+    read on only while the count says that there is more and new rows come."""
+
+    def __init__(self, *, size: int) -> None:
+        self.report = Report()
+        self.done = False
+        self._window: Window | None = None
+        self._page = 1
+        self._size = size
+        self._seen: set[str] = set()
+
+    def next(self, free: int) -> list[Window]:
+        if self.done or self._window is not None or not free:
+            return []
+        self.report.windows += 1
+        self._window = Window(self._page, self._size)
+        return [self._window]
+
+    def wants(self, window: Window) -> bool:
+        return window is self._window
+
+    def feed(self, window: Window, answer: Answer[T]) -> list[T]:
+        if not self.wants(window):
+            return []
+        self._window = None
+        self._page += 1
+        report = self.report
+        report.invalid += answer.invalid
+        if answer.count is not None:
+            report.expected.note(answer.count)
+        fresh: list[T] = []
+        for row_id, row in zip(answer.ids, answer.rows, strict=True):
+            if row_id in self._seen:
+                report.duplicates += 1
+            else:
+                self._seen.add(row_id)
+                fresh.append(row)
+        report.seen = len(self._seen)
+        if not fresh or report.seen + len(report.invalid) >= (answer.count or 0):
+            self._finish(answer.count)
+        return fresh
+
+    def shrink(self, window: Window) -> None:
+        self._window = None
+        self._size = max(1, window.size // 2)
+
+    def _finish(self, count: int | None) -> None:
+        report = self.report
+        self.done = True
+        report.missing = bool(report.invalid)
+        report.reason = None
+        if count is None or report.seen != count:
+            report.reason = f"the server counts {count} rows and sent {report.seen}"
+        elif report.windows > 1:
+            report.reason = "the paging of this list is not documented"
+        elif not report.seen:
+            report.empty_confirmed = 1
+            report.reason = "an empty list cannot be proved"
+        report.verified = report.reason is None

@@ -449,14 +449,16 @@ class InvalidRow(Discreet, Struct, frozen=True, gc=False):
 
 
 class Page(Discreet, Struct, Generic[T], kw_only=True):
-    """One decoded page. `rows` and `ids` are parallel and in the server's order; `length` counts
+    """One page as the server sent it. `items` and `ids` are parallel and in the server's order;
+    `number` is the page that was asked for, from 1 (0: not said); `length` counts
     all elements of `data`, the `invalid` ones too; `count` is the server's total, None unless a
     whole number. `space_ids` and `run_ids` are what the rows name, for a foreign-row check."""
 
-    shown: ClassVar = ("length", "count", "status_code")
-    rows: list[T]
+    shown: ClassVar = ("number", "length", "count", "status_code")
+    items: list[T]
     ids: list[str]
     length: int
+    number: int = 0
     count: int | None = None
     status_code: int | None = None
     message: str | None = None
@@ -476,7 +478,12 @@ class _Envelope(Struct, Generic[T], gc=False):
     message: Raw = _NULL
 
 
+class _Single(Struct):
+    data: Raw
+
+
 _SPLIT = msgspec.json.Decoder(_Envelope[Raw])
+_SINGLE = msgspec.json.Decoder(_Single)
 _STEP = 1 << 16
 
 
@@ -591,6 +598,18 @@ class RowKind(Generic[R]):
             return self._one_by_one(body, self._any_line)
         return self._page(sent, keys, rows)
 
+    def decode_one(self, body: bytes) -> R:
+        """The row of an answer whose `data` is one object. Raises EnvelopeError for any other."""
+        try:
+            return self._any_row(bytes(_SINGLE.decode(body).data))[0]
+        except BROKEN as error:
+            raise EnvelopeError(f"not an envelope with one row: {error}") from None
+
+    def home(self, row: R | bytes) -> tuple[str | None, str | None]:
+        """The space id and the run id that a row names."""
+        read = self._any_row(row)[0] if isinstance(row, bytes) else row
+        return getattr(read, "space_id", None), getattr(read, "run_id", None)
+
     def _page(
         self,
         sent: _Envelope[Any],
@@ -600,7 +619,7 @@ class RowKind(Generic[R]):
     ) -> Page[T]:
         message = _value(sent.message)
         return Page(
-            rows=rows,
+            items=rows,
             ids=list(map(attrgetter(self.identity), keys)),
             length=len(sent.data),
             count=_as_whole(_value(sent.count)),

@@ -1,0 +1,57 @@
+"""What every test is held to: the event loop is never blocked, and nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import inspect
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from blockbuster import blockbuster_ctx
+from hypothesis import settings
+
+# Other work on a loaded machine must not fail a test; the rest stays as hypothesis found it
+# (in CI: the same examples every time).
+settings.register_profile("unhurried", settings(), deadline=None)
+settings.load_profile("unhurried")
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def unblocked_loop() -> Iterator[None]:
+    """A call that blocks an event loop fails, if any of our code is on its stack. That
+    includes the loop of a simulator that runs in a thread."""
+    with blockbuster_ctx("unpod_async"):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def nothing_unclosed(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Set up first, so torn down last, when the loop is closed: what only the collector
+    finds (sessions, transports, sockets) is reported by the test that left it."""
+    yield
+    if is_async(request):
+        gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def no_task_left(request: pytest.FixtureRequest, nothing_unclosed: None) -> None:
+    if is_async(request):
+        request.getfixturevalue("tasks_before_and_after")
+
+
+@pytest.fixture
+async def tasks_before_and_after(anyio_backend: str) -> AsyncIterator[None]:
+    before = asyncio.all_tasks()
+    yield
+    left = asyncio.all_tasks() - before
+    assert not left, f"the test left tasks: {left}"
+
+
+def is_async(request: pytest.FixtureRequest) -> bool:
+    return inspect.iscoroutinefunction(getattr(request, "function", None))

@@ -1,0 +1,475 @@
+"""Lists: the lazy list, its pages, the rows of one walk, and the two that read in parallel.
+
+Everything here carries out what `_walk` decides.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Generic, Literal, NamedTuple, Self, TypeVar
+
+import anyio
+from msgspec.structs import replace
+
+from ._fanout import FanOut
+from ._protocol import Request, check_whole, excerpt
+from ._walk import Answer, ChainWalk, CountedWalk, Report, ServerMemory, Window
+from .errors import (
+    ConfigurationError,
+    DecodeError,
+    IncompleteWalk,
+    ProtocolError,
+    ResponseTooLarge,
+    UnpodError,
+)
+from .models import EnvelopeError, Page, RowKind, Run
+
+__all__ = ["Listing", "RunTasks", "Source", "Walk"]
+
+T = TypeVar("T")
+
+Fetch = Callable[..., Awaitable[bytes]]
+OnInvalid = Literal["report", "raise"]
+OnError = Literal["raise", "collect"]
+
+
+class Source(NamedTuple):
+    """What all lists of one client share."""
+
+    fetch: Fetch
+    memory: ServerMemory
+
+
+class ListOptions(NamedTuple):
+    """Where a list is and how it is read."""
+
+    path: str
+    query: str = ""
+    page_size: int = 200
+    deadline: float | None = None
+    on_invalid: OnInvalid = "report"
+    run_id: str | None = None  # all rows must belong to it
+    paged: bool = True  # whether the vendor documents paging for this list
+
+
+class Listing(Generic[T]):
+    """A list on the server, read when iterated; making it sends nothing.
+
+    `async for` gives every row once, newest first, none missing that was there all the
+    while; rows that were born while it was read come last, if at all. It reads one page
+    at a time and leaves nothing behind when it is left early. Raises `IncompleteWalk`
+    after the last readable row when something is known to be missing, and any other
+    `UnpodError` when a page cannot be had.
+    """
+
+    def __init__(
+        self, source: Source, kind: RowKind[Any], options: ListOptions, *, raw: bool = False
+    ) -> None:
+        check_whole("page_size", options.page_size)
+        if options.on_invalid not in ("report", "raise"):
+            raise ConfigurationError('on_invalid takes "report" or "raise"')
+        self._source = source
+        self._kind = kind
+        self._options = options
+        self._raw = raw
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.path}>"
+
+    @property
+    def path(self) -> str:
+        """Below the base URL."""
+        return self._options.path
+
+    @property
+    def page_size(self) -> int:
+        return self._options.page_size
+
+    def __aiter__(self) -> Rows[T]:
+        return Rows(self)
+
+    def raw(self) -> Listing[bytes]:
+        """The same list with each row as the server sent it: JSON bytes on one line, number
+        text and repeated keys kept, never through a Struct. The fastest way to export."""
+        return Listing(self._source, self._kind, self._options, raw=True)
+
+    def pages(self, *, first: int = 1) -> Pages[T]:
+        """The server's own pages as they are: no repetition removed, no promise made.
+
+        Ends behind a short page that reaches its own count, at an empty page, or at one that
+        repeats the page before it.
+        """
+        return Pages(self, check_whole("first", first))
+
+    async def collect(self, *, limit: int | None = None) -> list[T]:
+        """All rows, or the first `limit`. An `IncompleteWalk` carries the rows as `.items`."""
+        rows: list[T] = []
+        if limit is not None:
+            check_whole("limit", limit, least=0)
+        if limit == 0:
+            return rows
+        try:
+            async for row in Rows(self, limit=limit):
+                rows.append(row)
+        except IncompleteWalk as error:
+            error.items = rows
+            raise
+        return rows
+
+    async def count(self) -> int | None:
+        """The server's own count, by one small request; None where it gives none."""
+        return (await self.page(Window(1, 1))).count
+
+    def walk(self, *, prefetch: int = 4) -> Walk[T]:
+        """The same rows in the same order, read in parallel: at most `prefetch` pages under
+        way. An async context manager; iterate it inside. Its `report` is the receipt."""
+        return Walk(self, check_whole("prefetch", prefetch, most=1000))
+
+    # -- for the readers here ---------------------------------------------------------
+
+    def planner(self, *, lanes: int = 1, limit: int | None = None) -> ChainWalk[T] | CountedWalk[T]:
+        size = self._options.page_size
+        if not self._options.paged:
+            return CountedWalk(size=size)
+        size = size if limit is None else min(size, limit)
+        return ChainWalk(size=size, lanes=lanes, memory=self._source.memory)
+
+    async def answer(self, window: Window, home: Home) -> Answer[T]:
+        """What the server says to a window, foreign rows left out. Raises `ResponseTooLarge`."""
+        page = await self.page(window)
+        if page.invalid and self._options.on_invalid == "raise":
+            first = page.invalid[0]
+            raise DecodeError(
+                f"row {window.start + first.offset}: {first.reason}", path=self._path(window)
+            )
+        invalid = [replace(row, offset=window.start + row.offset) for row in page.invalid]
+        items, ids = page.items, page.ids
+        if strangers := home.strangers(page, self._kind):
+            items = [item for index, item in enumerate(items) if index not in strangers]
+            ids = [row_id for index, row_id in enumerate(ids) if index not in strangers]
+        return Answer(ids, items, page.length, page.count, invalid, len(strangers))
+
+    def home(self) -> Home:
+        return Home(self._options.run_id)
+
+    async def page(self, window: Window) -> Page[T]:
+        """Fetch and decode; a body that is no envelope is asked for once more."""
+        try:
+            return self._decode(await self._fetch(window), window)
+        except EnvelopeError:
+            body = await self._fetch(window)
+        try:
+            return self._decode(body, window)
+        except EnvelopeError as error:
+            raise ProtocolError(
+                str(error), status=200, method="GET", path=self._path(window), body=excerpt(body)
+            ) from None
+
+    def _decode(self, body: bytes, window: Window) -> Page[T]:
+        decode: Callable[[bytes], Page[Any]] = (
+            self._kind.decode_raw if self._raw else self._kind.decode
+        )
+        page = decode(body)
+        page.number = window.page
+        return page
+
+    async def _fetch(self, window: Window) -> bytes:
+        return await self._source.fetch(self._request(window), deadline=self._options.deadline)
+
+    def _request(self, window: Window) -> Request:
+        paging = f"page={window.page}&page_size={window.size}"
+        query = f"{paging}&{self._options.query}" if self._options.query else paging
+        return Request(self._options.path, query)
+
+    def _path(self, window: Window) -> str:
+        return self._request(window).target
+
+
+class Pages(Generic[T]):
+    """The iterator over the server's pages, one request each."""
+
+    def __init__(self, listing: Listing[T], first: int) -> None:
+        self._listing = listing
+        self._number = first
+        self._before: list[str] | None = None
+        self._ended = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Page[T]:
+        if self._ended:
+            raise StopAsyncIteration
+        size = self._listing.page_size
+        page = await self._listing.page(Window(self._number, size))
+        reached = (self._number - 1) * size + page.length
+        short = page.length < size and (page.count is None or reached >= page.count)
+        self._ended = short or page.length == 0 or page.ids == self._before
+        if page.ids == self._before and page.ids:
+            raise StopAsyncIteration
+        self._number, self._before = self._number + 1, page.ids
+        return page
+
+
+class Home:
+    """The one space, and the one run where there is one, that all rows of a walk name."""
+
+    def __init__(self, run_id: str | None) -> None:
+        self._run_id = run_id
+        self._space_id: str | None = None
+
+    def strangers(self, page: Page[Any], kind: RowKind[Any]) -> frozenset[int]:
+        """Positions of rows that belong elsewhere. The sets of a page make the usual case free."""
+        if self._space_id is None and page.space_ids:
+            self._space_id = next(space for row in page.items if (space := kind.home(row)[0]))
+        foreign_space = not page.space_ids <= {self._space_id}
+        foreign_run = self._run_id is not None and not page.run_ids <= {self._run_id}
+        if not (foreign_space or foreign_run):
+            return frozenset()
+        return frozenset(
+            index for index, row in enumerate(page.items) if not self._is_ours(*kind.home(row))
+        )
+
+    def _is_ours(self, space_id: str | None, run_id: str | None) -> bool:
+        return space_id in (None, self._space_id) and (
+            self._run_id is None or run_id in (None, self._run_id)
+        )
+
+
+class _Reading(Generic[T]):
+    """One walk in progress: the planner, the rows ready to be handed on, the receipt."""
+
+    def __init__(self, listing: Listing[T], *, lanes: int = 1, limit: int | None = None) -> None:
+        self.listing = listing
+        self.plan = listing.planner(lanes=lanes, limit=limit)
+        self.ready: deque[T] = deque()
+        self._home = listing.home()
+        self._left = limit
+
+    @property
+    def report(self) -> Report:
+        return self.plan.report
+
+    async def ask(self, window: Window) -> Answer[T] | None:
+        """The answer to a window; None if it was too large to be read whole."""
+        if self.report.started is None:
+            self.report.started = _now()
+        if window.delay:
+            await anyio.sleep(window.delay)
+        try:
+            return await self.listing.answer(window, self._home)
+        except ResponseTooLarge:
+            if window.size == 1:
+                raise
+            return None
+
+    def hear(self, window: Window, answer: Answer[T] | None) -> None:
+        if answer is None:
+            self.plan.shrink(window)
+            return
+        self.ready.extend(self.plan.feed(window, answer))
+        if self.plan.done:
+            self.report.ended = _now()
+
+    def check(self) -> None:
+        """Called when all rows are handed on: raise if something is known to be missing."""
+        if self.report.missing:
+            raise IncompleteWalk(
+                f"the list is not complete: {self.report.reason}",
+                report=self.report,
+                path=self.listing.path,
+            )
+
+
+class Rows(Generic[T]):
+    """The iterator of a list: fetches a whole page, then gives its rows. It holds no task
+    and no connection between two rows, so it may be dropped at any point."""
+
+    def __init__(self, listing: Listing[T], *, limit: int | None = None) -> None:
+        self._reading: _Reading[T] = _Reading(listing, limit=limit)
+        self._left = limit
+
+    @property
+    def report(self) -> Report:
+        return self._reading.report
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> T:
+        reading = self._reading
+        if self._left == 0:
+            raise StopAsyncIteration
+        while not reading.ready:
+            windows = reading.plan.next(1)
+            if not windows:
+                self._left = 0
+                reading.check()
+                raise StopAsyncIteration
+            reading.hear(windows[0], await reading.ask(windows[0]))
+        if self._left is not None:
+            self._left -= 1
+        return reading.ready.popleft()
+
+
+class Walk(Generic[T]):
+    """A walk that reads several pages at once; rows come in list order all the same.
+
+    Use it as an async context manager and iterate it inside. Whatever ends the block ends
+    every request under way. `report` is the receipt, final once the iteration has ended.
+    """
+
+    def __init__(self, listing: Listing[T], lanes: int) -> None:
+        self._reading: _Reading[T] = _Reading(listing, lanes=lanes)
+        self._lanes = lanes
+
+    @property
+    def report(self) -> Report:
+        return self._reading.report
+
+    async def __aenter__(self) -> Self:
+        self._heard = anyio.Event()
+        self._pages: FanOut[Window, Answer[T] | None] = FanOut(
+            self._reading.ask, self._windows(), lanes=self._lanes
+        )
+        await self._pages.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool | None:
+        return await self._pages.__aexit__(kind, error, trace)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> T:
+        reading = self._reading
+        while not reading.ready:
+            try:
+                window, answer, error = await anext(self._pages)
+            except StopAsyncIteration:
+                reading.check()
+                raise
+            if error is not None and reading.plan.wants(window):
+                raise error
+            if error is None:
+                reading.hear(window, answer)
+            self._heard.set()
+        return reading.ready.popleft()
+
+    async def _windows(self) -> AsyncIterator[Window]:
+        """Windows as the planner wants them; waits while it needs answers first."""
+        plan = self._reading.plan
+        while not plan.done:
+            self._heard = anyio.Event()
+            for window in plan.next(1):
+                yield window
+                break
+            else:
+                await self._heard.wait()
+
+
+class RunTasks(Generic[T]):
+    """The tasks of many runs, several runs at once: pairs of a `Run` and the list of its
+    tasks. Use it as an async context manager and iterate it inside.
+
+    `failures` holds (run, error) pairs under `on_error="collect"`; `report` is the receipt of
+    all lists together, final once the iteration has ended. An error while listing the runs
+    themselves is always raised.
+    """
+
+    def __init__(
+        self,
+        runs: Rows[Run] | AsyncIterator[Run],
+        tasks_of: Callable[[Run], Listing[T]],
+        *,
+        concurrency: int,
+        ordered: bool,
+        on_error: OnError,
+    ) -> None:
+        check_whole("concurrency", concurrency, most=10_000)
+        if on_error not in ("raise", "collect"):
+            raise ConfigurationError('on_error takes "raise" or "collect"')
+        self.failures: list[tuple[Run, UnpodError]] = []
+        self.report = Report(verified=True, reason=None)
+        self._runs = runs
+        self._tasks_of = tasks_of
+        self._collecting = on_error == "collect"
+        self._lists: FanOut[Run, tuple[list[T], Report]] = FanOut(
+            self._read, runs, lanes=concurrency, ordered=ordered
+        )
+
+    async def __aenter__(self) -> Self:
+        self.report.started = _now()
+        await self._lists.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool | None:
+        return await self._lists.__aexit__(kind, error, trace)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> tuple[Run, list[T]]:
+        while True:
+            try:
+                run, read, error = await anext(self._lists)
+            except StopAsyncIteration:
+                self._finish()
+                raise
+            if read is not None:
+                tasks, report = read
+                self._note(report, f"run {run.run_id}")
+                return run, tasks
+            assert error is not None
+            if not (self._collecting and isinstance(error, UnpodError)):
+                raise error
+            self._fail(run, error)
+
+    async def _read(self, run: Run) -> tuple[list[T], Report]:
+        rows = Rows(self._tasks_of(run))
+        tasks: list[T] = []
+        try:
+            async for task in rows:
+                tasks.append(task)
+        except IncompleteWalk as error:
+            error.items = tasks
+            raise
+        return tasks, rows.report
+
+    def _note(self, report: Report, what: str) -> None:
+        self.report.add(report)
+        if self.report.verified and not report.complete:
+            self.report.verified = False
+            self.report.reason = f"{what}: {report.reason}"
+
+    def _fail(self, run: Run, error: UnpodError) -> None:
+        self.failures.append((run, error))
+        if isinstance(error, IncompleteWalk):
+            self.report.add(error.report)
+        self.report.missing = True
+        self.report.verified = False
+        self.report.reason = f"run {run.run_id}: {error.message}"
+
+    def _finish(self) -> None:
+        if self.report.ended is None:
+            self.report.ended = _now()
+            if isinstance(self._runs, Rows):
+                runs = replace(self._runs.report, seen=0)  # rows are tasks here, not runs
+                self._note(runs, "the list of runs")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
