@@ -280,6 +280,7 @@ class _Reading(Generic[T]):
             raise IncompleteWalk(
                 f"the list is not complete: {self.report.reason}",
                 report=self.report,
+                method="GET",
                 path=self.listing.path,
             )
 

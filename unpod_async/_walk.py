@@ -275,6 +275,7 @@ class ChainWalk(Generic[T]):
         if (
             not (self._chaining and self._ordinals)
             or self._confirming
+            or self._shorts  # the end, or a cap: nothing is known of what lies ahead
             or self._head is not None
             or waiting >= self._lanes
             or len(self._slots) >= self._lanes + HELD
@@ -506,7 +507,8 @@ class ChainWalk(Generic[T]):
             self._stop_chaining("the server sends rows already seen, whatever the page")
             self._stalled = 0
         else:
-            self._finish(missing=len(self._ordinals) < (self.report.expected.min or 0))
+            received = len(self._ordinals) + self.report.foreign + len(self.report.invalid)
+            self._finish(missing=received < (self.report.expected.min or 0))
 
     def _mind_the_budget(self) -> None:
         # A list that grows while it is read owes no more than it held at first.

@@ -1,0 +1,162 @@
+"""The gates of this project: `nox -l` lists them, `nox` runs them all, `nox -r` keeps the
+environments of the last time. Tests run on the built and installed wheel, never on the checkout.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from glob import glob
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "uv|virtualenv"  # uv only makes it faster
+nox.options.error_on_external_run = True
+nox.options.sessions = ["lint", "types", "docs", "bare", "lowest", "tests"]
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+# Without the current directory on sys.path, so that `unpod_async` is the installed one.
+INSTALLED = {"PYTHONSAFEPATH": "1"}
+# The docs session runs these, once: what they compare with may look otherwise elsewhere.
+NOT_DOCS = "--ignore=tests/test_docs.py"
+
+
+def candidates(version: str) -> Iterator[str]:
+    """Where an interpreter of this version may be."""
+    for folder in os.get_exec_path():
+        yield str(Path(folder, f"python{version}"))
+    root = os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv"
+    yield from sorted(glob(f"{root}/versions/{version}.*/bin/python"), reverse=True)
+    yield sys.executable
+
+
+def is_usable(path: str, version: str) -> bool:
+    """Whether it really runs: a shim may stand for an interpreter that is not installed."""
+    code = "import ssl, sys; print('%d.%d' % sys.version_info[:2])"
+    try:
+        ran = subprocess.run([path, "-c", code], capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return ran.stdout.strip() == version
+
+
+def interpreters() -> dict[str, str]:
+    """The supported versions that this machine has, oldest first, and where."""
+    supported = nox.project.python_versions(PYPROJECT)
+    usable = {v: next((p for p in candidates(v) if is_usable(p, v)), "") for v in supported}
+    return {version: path for version, path in usable.items() if path}
+
+
+FOUND = interpreters()
+EACH = [nox.param(path, id=version) for version, path in FOUND.items()]
+
+
+def requirements(*groups: str) -> list[str]:
+    return list(nox.project.dependency_groups(PYPROJECT, *groups))
+
+
+def wheel(session: nox.Session) -> str:
+    (path,) = Path(session.cache_dir, "dist").resolve().glob("*.whl")
+    return path.as_uri()
+
+
+def install(session: nox.Session, *groups: str, extras: str = "[cli]") -> None:
+    session.install(f"unpod-async{extras} @ {wheel(session)}", *requirements(*groups))
+    # An environment that is used again has the wheel of the last time under the same version.
+    session.install("--no-deps", "--force-reinstall", f"unpod-async @ {wheel(session)}")
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build the wheel (and the sdist) that the other sessions install."""
+    dist = Path(session.cache_dir, "dist")
+    for old in dist.glob("*"):
+        old.unlink()
+    session.install(*requirements("build"))
+    session.run("hatchling", "build", "-d", str(dist), silent=True)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, banned imports, format."""
+    session.install(*requirements("lint"))
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+@nox.session(requires=["build"])
+def types(session: nox.Session) -> None:
+    """mypy strict on the package; the public API as mypy and pyright see it."""
+    install(session, "types", "test")
+    session.run("mypy")
+    session.run("mypy", "tests/typing/api.py")
+    session.env["PYRIGHT_PYTHON_IGNORE_WARNINGS"] = "1"
+    session.run("pyright", "tests/typing/api.py")
+    session.run("pyright", "--verifytypes", "unpod_async", "--ignoreexternal", env=INSTALLED)
+
+
+@nox.session(requires=["build"])
+def docs(session: nox.Session) -> None:
+    """The README's generated parts are up to date, and its code runs."""
+    install(session, "test")
+    session.run("python", "tests/readme.py", "--check", env=INSTALLED)
+    session.run("pytest", "tests/test_docs.py", *session.posargs, env=INSTALLED)
+
+
+@nox.session(requires=["build"])
+def bare(session: nox.Session) -> None:
+    """Without extras: all imports work, the command says what it lacks, the core passes."""
+    install(session, extras="")
+    imports = "from unpod_async import *; from unpod_async.simulator import *"
+    session.run("python", "-W", "error", "-c", imports, env=INSTALLED)
+    said = session.run("unpod-async", "tasks", success_codes=[2], silent=True, env=INSTALLED)
+    if 'pip install "unpod-async[cli]"' not in str(said):
+        session.error(f"without its extra the command says: {said}")
+    session.install(*requirements("test"))
+    pytest(session, "-m", "not slow", "--ignore-glob=*/test_cli*")
+
+
+@nox.session(requires=["build"])
+@nox.parametrize("python", EACH[:1])
+def lowest(session: nox.Session) -> None:
+    """The lowest versions that we say we work with, on the oldest interpreter."""
+    project = PYPROJECT["project"]
+    direct = [*project["dependencies"], *project["optional-dependencies"]["cli"]]
+    session.install(*requirements("lowest"))
+    uv = ("uv", "pip", "install", "--python", session.virtualenv.location)
+    session.run(*uv, "--resolution", "lowest-direct", *direct, *requirements("test"), silent=True)
+    session.run(*uv, "--no-deps", "--reinstall", f"unpod-async @ {wheel(session)}", silent=True)
+    pytest(session)
+
+
+@nox.session(requires=["build"])
+@nox.parametrize("python", EACH)
+def tests(session: nox.Session) -> None:
+    """All tests; on the newest interpreter with branch coverage and its floor."""
+    install(session, "test")
+    if session.python != list(FOUND.values())[-1] or session.posargs:
+        pytest(session, *session.posargs)
+        return
+    session.env["COVERAGE_FILE"] = str(Path(session.cache_dir, "coverage").resolve())
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", NOT_DOCS, env=INSTALLED)
+    session.run("coverage", "combine", "-q")
+    session.run("coverage", "report")
+
+
+def pytest(session: nox.Session, *options: str) -> None:
+    session.run("pytest", NOT_DOCS, *options, env=INSTALLED)
+
+
+if Path("benchmarks", "__main__.py").exists():
+    nox.options.sessions.append("bench")
+
+    @nox.session(requires=["build"])
+    def bench(session: nox.Session) -> None:
+        """The benchmarks run."""
+        install(session)
+        session.run("python", "-m", "benchmarks", *session.posargs)

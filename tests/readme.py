@@ -1,0 +1,64 @@
+"""The README's generated parts: `python tests/readme.py` writes them anew, with `--check` it
+only says what differs. A part stands between `<!-- generated: NAME -->` and `<!-- end: NAME -->`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+
+from unpod_async import models
+
+README = Path(__file__).parent.parent / "README.md"
+MARKED = re.compile(r"(?s)(<!-- generated: (\S+) -->\n).*?(<!-- end: \2 -->)")
+COMMANDS = ("tasks", "runs", "spaces", "export", "simulate", "demo")
+
+
+def cli_help() -> str:
+    return "\n".join(map(help_of, ("", *COMMANDS)))
+
+
+def help_of(command: str) -> str:
+    script = Path(sysconfig.get_path("scripts")) / "unpod-async"
+    plain = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
+    words = [*command.split(), "--help"]
+    shown = subprocess.run([script, *words], env=plain, capture_output=True, text=True, check=True)
+    lines = [line.rstrip() for line in shown.stdout.strip().splitlines()]
+    return "\n".join(["```text", f"$ unpod-async {' '.join(words)}", *lines, "```", ""])
+
+
+def exit_codes() -> str:
+    from unpod_async.cli import EXIT_CODES
+
+    rows = [f"| {code} | {meaning} |" for code, meaning in EXIT_CODES.items()]
+    return "\n".join(["| exit code | meaning |", "|---|---|", *rows, ""])
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "call-table": lambda: f"{models.call_table().strip()}\n",
+    "cli-help": cli_help,
+    "exit-codes": exit_codes,
+}
+
+
+def renewed(text: str) -> str:
+    return MARKED.sub(lambda part: f"{part[1]}{PARTS[part[2]]()}{part[3]}", text)
+
+
+def difference() -> str:
+    """What is out of date, as a unified diff; empty if nothing is."""
+    old = README.read_text("utf-8")
+    lines = (text.splitlines(keepends=True) for text in (old, renewed(old)))
+    return "".join(difflib.unified_diff(*lines, "README.md", "README.md, generated"))
+
+
+if __name__ == "__main__":
+    if "--check" in sys.argv:
+        sys.exit(difference() or 0)
+    README.write_text(renewed(README.read_text("utf-8")), "utf-8")

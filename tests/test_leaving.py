@@ -1,0 +1,179 @@
+"""Leaving early, in every way, leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import anyio
+import pytest
+
+from unpod_async import Limits, SpaceHandle, UnpodClient
+from unpod_async.simulator import Simulator
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def sim() -> AsyncIterator[Simulator]:
+    async with Simulator(seed=5, runs=6, tasks=300) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+async def client(sim: Simulator) -> AsyncIterator[UnpodClient]:
+    async with UnpodClient(
+        token=sim.token, base_url=sim.base_url, limits=Limits(adaptive=False)
+    ) as opened:
+        yield opened
+
+
+@pytest.fixture
+def space(client: UnpodClient, sim: Simulator) -> SpaceHandle:
+    return client.space(sim.space_token)
+
+
+async def iterate(space: SpaceHandle) -> None:
+    async for _ in space.tasks(page_size=50):
+        pass
+
+
+async def collect(space: SpaceHandle) -> None:
+    await space.tasks(page_size=50).collect()
+
+
+async def pages(space: SpaceHandle) -> None:
+    async for _ in space.tasks(page_size=50).pages():
+        pass
+
+
+async def walk(space: SpaceHandle) -> None:
+    async with space.tasks(page_size=50).walk(prefetch=4) as rows:
+        async for _ in rows:
+            pass
+
+
+async def fan_out(space: SpaceHandle) -> None:
+    async with space.run_tasks(concurrency=4) as stream:
+        async for _ in stream:
+            pass
+
+
+async def fan_out_in_order(space: SpaceHandle) -> None:
+    async with space.run_tasks(concurrency=4, ordered=True) as stream:
+        async for _ in stream:
+            pass
+
+
+WAYS = [iterate, collect, pages, walk, fan_out, fan_out_in_order]
+
+
+async def settle() -> None:
+    """Let what was cancelled run to its end."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def assert_nothing_left(client: UnpodClient, before: set[asyncio.Task[object]]) -> None:
+    transport = client._transport
+    assert transport._limiter is not None
+    assert transport._session is not None
+    connector = transport._session.connector
+    assert connector is not None
+    assert transport._limiter.borrowed_tokens == 0
+    assert not connector._acquired
+    left = [
+        task
+        for task in asyncio.all_tasks() - before
+        if "aiohttp/web" not in repr(task) and "simulator" not in repr(task)
+    ]
+    assert left == []
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_cancellation_at_any_loop_step_leaves_nothing(
+    client: UnpodClient, space: SpaceHandle, way: Callable[[SpaceHandle], Awaitable[None]]
+) -> None:
+    await way(space)
+    for steps in range(400):
+        before = asyncio.all_tasks()
+        task = asyncio.ensure_future(way(space))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        finished = task.done()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError) if not finished else anyio.CancelScope():
+            await task
+        await settle()
+        assert_nothing_left(client, before)
+        if finished:
+            break
+    await way(space)
+
+
+@pytest.mark.parametrize("way", [walk, fan_out])
+@pytest.mark.parametrize("delay", [0.0, 0.001, 0.005])
+async def test_a_scope_that_times_out_is_left_without_a_trace(
+    client: UnpodClient,
+    space: SpaceHandle,
+    way: Callable[[SpaceHandle], Awaitable[None]],
+    delay: float,
+) -> None:
+    before = asyncio.all_tasks()
+    with anyio.move_on_after(delay):
+        await way(space)
+    await settle()
+    assert_nothing_left(client, before)
+
+
+async def test_a_break_leaves_nothing(client: UnpodClient, space: SpaceHandle) -> None:
+    before = asyncio.all_tasks()
+    async for _ in space.tasks(page_size=50):
+        break
+    async for _ in space.tasks(page_size=50).pages():
+        break
+    async with space.tasks(page_size=50).walk(prefetch=4) as rows:
+        async for _ in rows:
+            break
+    async with space.run_tasks(concurrency=4) as stream:
+        async for _ in stream:
+            break
+    await settle()
+    assert_nothing_left(client, before)
+
+
+class ConsumerError(Exception):
+    pass
+
+
+async def test_the_consumer_s_own_exception_is_the_one_that_is_seen(
+    client: UnpodClient, space: SpaceHandle
+) -> None:
+    before = asyncio.all_tasks()
+    with pytest.raises(ConsumerError):
+        async for _ in space.tasks(page_size=50):
+            raise ConsumerError
+    with pytest.raises(ConsumerError):
+        async with space.tasks(page_size=50).walk(prefetch=4) as rows:
+            async for _ in rows:
+                raise ConsumerError
+    with pytest.raises(ConsumerError):
+        async with space.run_tasks(concurrency=4) as stream:
+            async for _ in stream:
+                raise ConsumerError
+    await settle()
+    assert_nothing_left(client, before)
+
+
+async def test_a_slow_consumer_holds_the_readers_back(sim: Simulator, space: SpaceHandle) -> None:
+    async with space.tasks(page_size=20).walk(prefetch=3) as rows:
+        await anext(rows)
+        await settle()
+        for _ in range(200):
+            await asyncio.sleep(0)
+        assert len(sim.requests) <= 4
+    async with space.run_tasks(concurrency=2) as stream:
+        await anext(stream)
+        for _ in range(200):
+            await asyncio.sleep(0)
+    assert len(sim.requests) <= 4 + 1 + 2 * (1 + 4)

@@ -1,0 +1,323 @@
+"""The chain walk against a changing list in memory."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from walk_model import Churn, ModelList, Outcome, walk
+
+from unpod_async._walk import Answer, ChainWalk, CountedWalk, ServerMemory, Window, plan
+
+CHURNS = {
+    "quiet": Churn(),
+    "one insert a request": Churn(inserts=1),
+    "a delete in ten requests": Churn(deletes=0.1),
+    "one change in five requests": Churn(inserts=0.1, deletes=0.1),
+    "one insert and one delete a request": Churn(inserts=1, deletes=1),
+    "the count is a second query": Churn(inserts=0.5, deletes=0.5, second_query=True),
+    "inserts up to 30 rows deep": Churn(inserts=0.5, deletes=0.5, depth=30, second_query=True),
+    "five changes a request": Churn(inserts=2.5, deletes=2.5, second_query=True),
+    "bulk deletes": Churn(inserts=0.5, deletes=0.5, bulk=0.05),
+    "swallowed errors": Churn(inserts=0.1, deletes=0.1, swallowed=0.01),
+    "stale replicas": Churn(inserts=0.5, deletes=0.5, stale=0.05),
+}
+
+
+def assert_whole(outcome: Outcome) -> None:
+    assert outcome.lost == set()
+    assert outcome.repeated == 0
+    assert outcome.invented == set()
+    assert outcome.report.verified, outcome.report.reason
+    assert not outcome.report.missing
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 8])
+@pytest.mark.parametrize("name", CHURNS)
+def test_nothing_that_lived_throughout_is_lost_or_repeated(name: str, lanes: int) -> None:
+    # 11 kinds of churn, 3 numbers of lanes: 2,200 walks one at a time, 4,400 in parallel.
+    for seed in range(200):
+        model = ModelList(600, random.Random(f"{name}{seed}"), CHURNS[name])
+        outcome = walk(model, size=50, lanes=lanes)
+        if name == "swallowed errors" and outcome.report.empty_confirmed:
+            continue  # twice `200 []` in a row for a list that is not empty: confirmed, not proved
+        assert_whole(outcome)
+
+
+def test_a_naive_page_loop_on_the_same_lists_does_lose_rows() -> None:
+    """The model is no easy ground: without the chain, most walks lose something."""
+    losing = 0
+    for seed in range(100):
+        model = ModelList(600, random.Random(seed), CHURNS["the count is a second query"])
+        seen: set[str] = set()
+        for page in range(1, 14):
+            seen.update(model.answer(Window(page, 50)).ids)
+        losing += bool(model.stable - seen)
+    assert losing > 50
+
+
+def test_no_hostile_mixture_makes_a_walk_claim_what_it_did_not_see() -> None:
+    counts: list[Callable[[int], int | None]] = [lambda n: n] * 4
+    counts += [lambda n: None, lambda n: 10, lambda n: 10**12, lambda n: n + 3, lambda n: n // 2]
+    for seed in range(700):
+        rng = random.Random(seed)
+        churn = Churn(
+            inserts=rng.choice([0, 0.1, 0.5, 3]),
+            deletes=rng.choice([0, 0.1, 0.5, 3]),
+            depth=rng.choice([0, 30, 1000]),
+            bulk=rng.choice([0, 0, 0.05]),
+            swallowed=rng.choice([0, 0, 0.01, 0.1]),
+            stale=rng.choice([0, 0, 0.05, 0.3]),
+            second_query=rng.random() < 0.5,
+        )
+        model = ModelList(
+            rng.choice([0, 1, 2, 49, 50, 51, 100, rng.randint(0, 900)]),
+            rng,
+            churn,
+            cap=rng.choice([None, None, 37, 100]),
+            count=rng.choice(counts),
+        )
+        size = rng.choice([10, 16, 50, 100, rng.randint(10, 500)])
+        outcome = walk(model, size=size, lanes=rng.choice([1, 2, 8]), max_requests=20_000)
+        assert outcome.repeated == 0
+        assert outcome.invented == set()
+        assert not (outcome.report.verified and outcome.lost), seed
+
+
+@pytest.mark.parametrize("lanes", [1, 4])
+@pytest.mark.parametrize("rows", [0, 1, 2, 3, 199, 200, 201, 400])
+def test_short_lists_take_few_requests(rows: int, lanes: int) -> None:
+    outcome = walk(ModelList(rows, random.Random(1)), size=200, lanes=lanes)
+    assert outcome.lost == set()
+    assert outcome.report.complete
+    assert outcome.requests <= (2 if rows < 200 else 1.3 * -(-rows // 200) + 2)
+
+
+def test_one_answer_is_enough_once_the_server_is_known_to_send_more() -> None:
+    memory = ServerMemory(longest=200)
+    outcome = walk(ModelList(5, random.Random(1)), size=200, memory=memory)
+    assert_whole(outcome)
+    assert outcome.requests == 1
+
+
+@pytest.mark.parametrize(("lanes", "most"), [(1, 1.10), (8, 1.20)])
+def test_the_proof_costs_little_on_a_long_quiet_list(lanes: int, most: float) -> None:
+    outcome = walk(ModelList(50_000, random.Random(1)), size=500, lanes=lanes)
+    assert_whole(outcome)
+    assert outcome.requests <= most * 100
+
+
+def test_an_empty_list_is_asked_twice_and_never_called_proved() -> None:
+    outcome = walk(ModelList(0, random.Random(1)), size=200)
+    assert outcome.requests == 2
+    assert outcome.report.empty_confirmed == 2
+    assert outcome.report.complete
+    assert not outcome.report.verified
+
+
+def test_an_empty_list_is_asked_five_times_once_an_empty_answer_was_contradicted() -> None:
+    memory = ServerMemory(empty_contradicted=True)
+    assert walk(ModelList(0, random.Random(1)), size=200, memory=memory).requests == 5
+
+
+def test_an_empty_answer_that_proves_wrong_is_remembered() -> None:
+    memory = ServerMemory()
+    plan_: ChainWalk[str] = ChainWalk(size=50, memory=memory)
+    [window] = plan_.next(1)
+    plan_.feed(window, Answer([], [], 0, 0))
+    [window] = plan_.next(1)
+    assert window.delay > 0
+    assert plan_.feed(window, Answer(["a"], ["a"], 1, 1)) == ["a"]
+    assert memory.empty_contradicted
+
+
+def test_a_list_that_counts_rows_but_sends_none_is_not_an_empty_list() -> None:
+    plan_: ChainWalk[str] = ChainWalk(size=50)
+    while windows := plan_.next(1):
+        plan_.feed(windows[0], Answer([], [], 0, 7))
+    assert plan_.report.empty_confirmed == 0
+    assert not plan_.report.complete
+    assert "counts 7 rows" in (plan_.report.reason or "")
+
+
+@pytest.mark.parametrize("lanes", [1, 4])
+@pytest.mark.parametrize("cap", [20, 37, 100])
+def test_a_cap_on_the_page_size_is_recognised_and_loses_nothing(cap: int, lanes: int) -> None:
+    for seed in range(30):
+        model = ModelList(700, random.Random(seed), Churn(inserts=0.3, deletes=0.3), cap=cap)
+        outcome = walk(model, size=200, lanes=lanes)
+        assert_whole(outcome)
+        assert any(drift.kind == "clamp" for drift in outcome.report.drift)
+
+
+@pytest.mark.parametrize(
+    "count", [lambda n: None, lambda n: 10, lambda n: 10**12, lambda n: n + 3, lambda n: -1]
+)
+def test_a_lying_count_costs_no_row_and_few_requests(count: Callable[[int], int | None]) -> None:
+    outcome = walk(ModelList(1000, random.Random(1), count=count), size=50, lanes=4)
+    assert outcome.lost == set()
+    assert not outcome.report.missing
+    assert outcome.requests <= 45
+
+
+class ShuffledList(ModelList):
+    """Equal sort keys: neighbours change places from query to query."""
+
+    def answer(self, window: Window) -> Answer[str]:
+        block = 20
+        for start in range(0, len(self.rows), block):
+            part = self.rows[start : start + block]
+            self.rng.shuffle(part)
+            self.rows[start : start + block] = part
+        return super().answer(window)
+
+
+class MovingList(ModelList):
+    """Rows that move to the head when they are touched: order is no longer by birth."""
+
+    def answer(self, window: Window) -> Answer[str]:
+        self.rows.insert(0, self.rows.pop(self.rng.randrange(len(self.rows))))
+        return super().answer(window)
+
+
+class PageIgnoringList(ModelList):
+    def answer(self, window: Window) -> Answer[str]:
+        return super().answer(Window(1, window.size))
+
+
+class SizeIgnoringList(ModelList):
+    def answer(self, window: Window) -> Answer[str]:
+        return super().answer(Window(window.page, 30))
+
+
+class RepeatingList(ModelList):
+    """A page past the end repeats the last page."""
+
+    def answer(self, window: Window) -> Answer[str]:
+        last = max(1, -(-len(self.rows) // window.size))
+        return super().answer(Window(min(window.page, last), window.size))
+
+
+@pytest.mark.parametrize("server", [ShuffledList, PageIgnoringList, SizeIgnoringList])
+@pytest.mark.parametrize("lanes", [1, 4])
+def test_a_server_that_breaks_the_rules_is_never_proved(
+    server: type[ModelList], lanes: int
+) -> None:
+    for seed in range(30):
+        outcome = walk(server(1000, random.Random(seed)), size=50, lanes=lanes)
+        assert not outcome.report.verified
+        assert outcome.report.reason
+        assert outcome.requests < 700
+
+
+@pytest.mark.parametrize("lanes", [1, 4])
+def test_rows_that_move_to_the_head_leave_no_false_proof(lanes: int) -> None:
+    for seed in range(200):
+        outcome = walk(MovingList(600, random.Random(seed)), size=50, lanes=lanes)
+        assert not (outcome.report.verified and outcome.lost)
+
+
+def test_a_last_page_that_repeats_for_ever_ends_the_walk() -> None:
+    outcome = walk(RepeatingList(1000, random.Random(1)), size=50)
+    assert_whole(outcome)
+
+
+def test_pages_too_small_to_overlap_are_walked_and_not_proved() -> None:
+    outcome = walk(ModelList(100, random.Random(1)), size=5)
+    assert outcome.lost == set()
+    assert not outcome.report.verified
+    assert "too small" in (outcome.report.reason or "")
+
+
+def test_all_known_rows_dying_at_once_starts_the_chain_anew() -> None:
+    rng = random.Random(1)
+    model = ModelList(1000, rng)
+    plan_: ChainWalk[str] = ChainWalk(size=50)
+    rows: list[str] = []
+    for step in range(200):
+        if plan_.done:
+            break
+        if step == 5:
+            gone = model.rows[:300]
+            model.stable.difference_update(gone)
+            del model.rows[:300]
+        [window] = plan_.next(1)
+        rows += plan_.feed(window, model.answer(window))
+    assert model.stable <= set(rows)
+    assert plan_.report.verified
+
+
+def test_the_same_id_with_other_content_is_one_row_and_one_conflict() -> None:
+    plan_: ChainWalk[str] = ChainWalk(size=50, memory=ServerMemory(longest=50))
+    [window] = plan_.next(1)
+    answer = Answer(["a", "b", "a", "b"], ["first", "same", "other", "same"], 4, 4)
+    assert plan_.feed(window, answer) == ["first", "same"]
+    assert plan_.report.conflicts == 1
+    assert plan_.report.duplicates == 2
+
+
+def test_a_consumer_that_stops_early_has_asked_no_more_than_its_lanes() -> None:
+    plan_: ChainWalk[str] = ChainWalk(size=50, lanes=4)
+    model = ModelList(10_000, random.Random(1))
+    [window] = plan_.next(4)
+    plan_.feed(window, model.answer(window))
+    assert len(plan_.next(4)) == 4
+    assert plan_.next(4) == []
+
+
+def test_an_answer_nobody_waits_for_changes_nothing() -> None:
+    plan_: ChainWalk[str] = ChainWalk(size=50)
+    plan_.next(1)
+    assert plan_.feed(Window(1, 50), Answer(["x"], ["x"], 1, 1)) == []
+    assert plan_.report.seen == 0
+
+
+def test_an_answer_too_large_to_be_read_halves_the_window() -> None:
+    model = ModelList(300, random.Random(1))
+    plan_: ChainWalk[str] = ChainWalk(size=200)
+    [window] = plan_.next(1)
+    plan_.shrink(window)
+    rows: list[str] = []
+    while windows := plan_.next(1):
+        assert windows[0].size <= 100
+        rows += plan_.feed(windows[0], model.answer(windows[0]))
+    assert rows == model.rows
+    assert plan_.report.verified
+
+
+@given(frontier=st.integers(0, 100_000), size=st.integers(10, 1000), overlap=st.integers(1, 5))
+def test_a_planned_window_overlaps_the_frontier_and_goes_beyond_it(
+    frontier: int, size: int, overlap: int
+) -> None:
+    window = plan(frontier, size, overlap)
+    assert 1 <= window.size <= size
+    assert window.start == (window.page - 1) * window.size
+    assert window.start <= max(frontier - overlap, 0)
+    assert window.end > frontier - overlap
+    if frontier >= size and size >= 16 and overlap <= 2:
+        assert window.end > frontier
+
+
+def test_a_list_without_documented_paging_is_read_while_its_count_says_so() -> None:
+    counted: CountedWalk[str] = CountedWalk(size=2)
+    pages = [["a", "b"], ["b", "c"], ["d"]]
+    rows: list[str] = []
+    for ids in pages:
+        [window] = counted.next(1)
+        assert counted.next(1) == []
+        rows += counted.feed(window, Answer(ids, ids, len(ids), 4))
+    assert counted.done
+    assert rows == ["a", "b", "c", "d"]
+    assert not counted.report.verified
+
+
+def test_a_list_that_ignores_paging_is_read_once() -> None:
+    counted: CountedWalk[str] = CountedWalk(size=2)
+    for _ in range(2):
+        [window] = counted.next(1)
+        counted.feed(window, Answer(["a", "b"], ["a", "b"], 2, 9))
+    assert counted.done
+    assert counted.report.reason
