@@ -16,7 +16,8 @@ from unpod_async import errors
 
 PACKAGE = Path(unpod_async.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
-FRONT = {"_client", "_paging", "_retry", "_secrets", "_walk", "errors", "models"}
+WALK = {"_report", "_walk", "_windows"}
+FRONT = {"_client", "_paging", "_retry", "_secrets", "errors", "models", *WALK}
 
 # Which of our modules each may import. A folder is one row, `_call` is part of `models`.
 OURS: dict[str, set[str]] = {
@@ -25,11 +26,13 @@ OURS: dict[str, set[str]] = {
     "_secrets": set(),
     "models": set(),
     "_protocol": {"_secrets", "errors"},
-    "_walk": {"errors"},
+    "_report": set(),
+    "_windows": {"_report"},
+    "_walk": {"_report", "_windows", "errors"},
     "_retry": {"errors"},
     "_transport": {"_protocol", "_retry", "_secrets", "errors"},
     "_fanout": set(),
-    "_paging": {"_fanout", "_protocol", "_transport", "_walk", "errors", "models"},
+    "_paging": {"_fanout", "_protocol", "_transport", "errors", "models", *WALK},
     "_client": {"_fanout", "_protocol", "_transport", *FRONT} - {"_client"},
     "simulator": set(),
     "cli": {"__init__", "simulator", *FRONT},

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from walk_model import Churn, ModelList, Outcome, walk
 
-from unpod_async._walk import Answer, ChainWalk, CountedWalk, ServerMemory, Window, plan
+from unpod_async._walk import ChainWalk
+from unpod_async._windows import Answer, CountedWalk, ServerMemory, Window, plan
 
 CHURNS = {
     "quiet": Churn(),

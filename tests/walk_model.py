@@ -7,7 +7,9 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from unpod_async._walk import Answer, ChainWalk, Report, ServerMemory, Window
+from unpod_async._report import Report
+from unpod_async._walk import ChainWalk
+from unpod_async._windows import Answer, ServerMemory, Window
 
 
 @dataclass

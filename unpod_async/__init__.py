@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ._client import Check, RunHandle, SpaceHandle, UnpodClient
     from ._paging import Listing, RunTasks, Walk
+    from ._report import Report
     from ._retry import Limits, RetryPolicy
     from ._secrets import Secret
-    from ._walk import Report
     from .errors import (
         APIError,
         Attempt,
@@ -43,9 +43,9 @@ if TYPE_CHECKING:
 _HOMES = {
     "_client": "Check RunHandle SpaceHandle UnpodClient",
     "_paging": "Listing RunTasks Walk",
+    "_report": "Report",
     "_retry": "Limits RetryPolicy",
     "_secrets": "Secret",
-    "_walk": "Report",
     "errors": "APIError Attempt AuthenticationError BadRequest BusinessError ConfigurationError "
     "ConnectionFailed DeadlineExceeded DecodeError IncompleteWalk NotFound PermissionDenied "
     "ProtocolError RateLimited RequestTimeout ResponseTooLarge ServerError TransportError "

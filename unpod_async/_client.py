@@ -23,7 +23,7 @@ from ._protocol import (
 from ._retry import Limits, RetryPolicy, check_seconds, is_upstream
 from ._secrets import Secret
 from ._transport import Credentials, Transport
-from ._walk import ServerMemory
+from ._windows import ServerMemory
 from .errors import (
     AuthenticationError,
     BusinessError,

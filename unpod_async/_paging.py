@@ -16,7 +16,9 @@ from msgspec.structs import replace
 
 from ._fanout import FanOut
 from ._protocol import Request, check_whole, excerpt
-from ._walk import Answer, ChainWalk, CountedWalk, Report, ServerMemory, Window
+from ._report import Report
+from ._walk import ChainWalk
+from ._windows import Answer, CountedWalk, ServerMemory, Window
 from .errors import (
     ConfigurationError,
     DecodeError,

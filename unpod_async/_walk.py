@@ -15,20 +15,14 @@ hand on). Windows are matched to answers by identity; answers may be fed in any 
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
-from msgspec import Struct, field
+from msgspec import Struct
 
-__all__ = [
-    "Answer",
-    "ChainWalk",
-    "CountedWalk",
-    "Drift",
-    "Expected",
-    "Report",
-    "ServerMemory",
-    "Window",
-]
+from ._report import MAX_DRIFT, Drift, Report
+from ._windows import Answer, ServerMemory, Window, plan
+
+__all__ = ["ChainWalk"]
 
 T = TypeVar("T")
 
@@ -40,110 +34,8 @@ RESTARTS = 3  # times the chain may start again from the top
 TAIL_LOOKS = 8  # looks behind a short answer that lies below its own count
 HEAD_WINDOWS = 64  # windows to find the way from the new head back to known rows
 HELD = 8  # answers held beyond the lanes while a bridge is laid
-MAX_DRIFT = 1000  # entries kept in a report
 EMPTY_DELAY = 0.05  # seconds before an empty list is asked again; four times that, …
 RECENT_ROWS = 2048  # emitted rows kept to tell a repetition from a conflict
-
-
-class Window(Struct, frozen=True, eq=False, gc=False):
-    """One page to ask for. `delay` (seconds) is advice: wait that long before asking."""
-
-    page: int
-    size: int
-    delay: float = 0.0
-
-    @property
-    def start(self) -> int:
-        return (self.page - 1) * self.size
-
-    @property
-    def end(self) -> int:
-        return self.start + self.size
-
-
-class Answer(Struct, Generic[T]):
-    """What came back for a window. `length` counts all elements sent, `ids` and `rows`
-    only those with a usable identity."""
-
-    ids: list[str]
-    rows: list[T]
-    length: int
-    count: int | None
-    invalid: list[Any] = []
-    foreign: int = 0
-
-
-class ServerMemory(Struct):
-    """What one client has learnt of its server, shared by all its walks."""
-
-    longest: int = 0
-    empty_contradicted: bool = False
-
-
-class Expected(Struct):
-    """The server's own `count` over the walk; all None when it gave none."""
-
-    count_first: int | None = None
-    count_last: int | None = None
-    min: int | None = None
-    max: int | None = None
-
-    def note(self, count: int) -> None:
-        if self.count_first is None:
-            self.count_first = self.min = self.max = count
-        self.count_last = count
-        self.min = min(count, self.min if self.min is not None else count)
-        self.max = max(count, self.max if self.max is not None else count)
-
-
-class Drift(Struct):
-    """One place where the list moved under the walk: gap, empty, short, clamp, order or
-    head; `repaired` says whether the walk closed it."""
-
-    kind: str
-    at_offset: int
-    repaired: bool = False
-
-
-class Report(Struct):
-    """The receipt of a walk; JSON by `msgspec.json.encode`.
-
-    `verified`: every row that lived throughout the walk was handed on, each once, and
-    this is proved. `empty_confirmed` is the weaker verdict of an empty list: how often
-    it was asked and answered empty. `reason` says why a walk is not verified.
-    `missing`: something is known to be missing or unreadable.
-    """
-
-    expected: Expected = field(default_factory=Expected)
-    seen: int = 0
-    duplicates: int = 0
-    conflicts: int = 0
-    invalid: list[Any] = field(default_factory=list)
-    foreign: int = 0
-    drift: list[Drift] = field(default_factory=list)
-    windows: int = 0
-    extra_requests: int = 0
-    unreadable: list[int] = field(default_factory=list)
-    empty_confirmed: int = 0
-    started: str | None = None
-    ended: str | None = None
-    verified: bool = False
-    missing: bool = False
-    reason: str | None = "not finished"
-
-    @property
-    def complete(self) -> bool:
-        """Verified, or an empty list that stayed empty."""
-        return self.verified or (self.empty_confirmed > 0 and not self.missing)
-
-    def add(self, other: Report) -> None:
-        """Take another list's receipt into this total; `verified` is left to the caller."""
-        for name in ("seen", "duplicates", "conflicts", "foreign", "windows", "extra_requests"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.invalid += other.invalid
-        self.unreadable += other.unreadable
-        self.drift += other.drift[: max(0, MAX_DRIFT - len(self.drift))]
-        self.missing |= other.missing
 
 
 class _Slot(Struct, Generic[T], eq=False):
@@ -154,21 +46,6 @@ class _Slot(Struct, Generic[T], eq=False):
     asked: int = 0  # logical time; 0: not asked yet
     answer: Answer[T] | None = None
     gap: Drift | None = None  # it showed no known row; held until a bridge joins it
-
-
-def plan(frontier: int, size: int, overlap: int) -> Window:
-    """The window of at most `size` rows that starts at least `overlap` rows before
-    `frontier` and reaches furthest. Only offsets that are a multiple of the window's own
-    size exist, so the size gives way: between half and all of `size`."""
-    reach = max(frontier - overlap, 0)
-    best_size, best_end = size, reach - reach % size + size
-    for candidate in range(size - 1, (size - 1) // 2, -1):
-        end = reach - reach % candidate + candidate
-        if end > best_end:
-            best_size, best_end = candidate, end
-        if reach % candidate == 0:
-            break  # no smaller size starts later, nor reaches further
-    return Window(best_end // best_size, best_size)
 
 
 class _Head(Generic[T]):
@@ -558,65 +435,3 @@ class ChainWalk(Generic[T]):
             self._stop_chaining(
                 f"the answers are too large for more than {self._size} rows at once"
             )
-
-
-class CountedWalk(Generic[T]):
-    """The same interface for a list whose paging is not documented (spaces, organizations):
-    read on only while the count says that there is more and new rows come."""
-
-    def __init__(self, *, size: int) -> None:
-        self.report = Report()
-        self.done = False
-        self._window: Window | None = None
-        self._page = 1
-        self._size = size
-        self._seen: set[str] = set()
-
-    def next(self, free: int) -> list[Window]:
-        if self.done or self._window is not None or not free:
-            return []
-        self.report.windows += 1
-        self._window = Window(self._page, self._size)
-        return [self._window]
-
-    def wants(self, window: Window) -> bool:
-        return window is self._window
-
-    def feed(self, window: Window, answer: Answer[T]) -> list[T]:
-        if not self.wants(window):
-            return []
-        self._window = None
-        self._page += 1
-        report = self.report
-        report.invalid += answer.invalid
-        if answer.count is not None:
-            report.expected.note(answer.count)
-        fresh: list[T] = []
-        for row_id, row in zip(answer.ids, answer.rows, strict=True):
-            if row_id in self._seen:
-                report.duplicates += 1
-            else:
-                self._seen.add(row_id)
-                fresh.append(row)
-        report.seen = len(self._seen)
-        if not fresh or report.seen + len(report.invalid) >= (answer.count or 0):
-            self._finish(answer.count)
-        return fresh
-
-    def shrink(self, window: Window) -> None:
-        self._window = None
-        self._size = max(1, window.size // 2)
-
-    def _finish(self, count: int | None) -> None:
-        report = self.report
-        self.done = True
-        report.missing = bool(report.invalid)
-        report.reason = None
-        if count is None or report.seen != count:
-            report.reason = f"the server counts {count} rows and sent {report.seen}"
-        elif report.windows > 1:
-            report.reason = "the paging of this list is not documented"
-        elif not report.seen:
-            report.empty_confirmed = 1
-            report.reason = "an empty list cannot be proved"
-        report.verified = report.reason is None

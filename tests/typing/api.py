@@ -1,5 +1,7 @@
 """The public API as a type checker sees it. Checked by mypy and pyright, never run."""
 
+# pyright: strict, reportUnnecessaryTypeIgnoreComment=true
+
 from __future__ import annotations
 
 from datetime import datetime
@@ -42,8 +44,8 @@ UnpodClient("token", org_handle="acme", base_url="https://api.example", auth_sch
 UnpodClient(Secret("token"), retry=RetryPolicy(deadline=60.0), limits=Limits(max_concurrency=32))
 UnpodClient(fetch_token)
 UnpodClient(lambda: "token")
-UnpodClient(token="token", auth_scheme="Basic")  # type: ignore[arg-type]  # pyright: ignore
-UnpodClient("token", "acme")  # type: ignore[misc]  # pyright: ignore
+UnpodClient(token="token", auth_scheme="Basic")  # type: ignore[arg-type]
+UnpodClient("token", "acme")  # type: ignore[call-arg]
 
 
 async def client_and_handles() -> None:
@@ -79,8 +81,8 @@ async def lists(space: SpaceHandle) -> None:
         assert_type(page.number, int)
         assert_type(page.count, int | None)
         assert_type(page.invalid, list[InvalidRow])
-    space.tasks(200)  # type: ignore[misc]  # pyright: ignore
-    space.tasks(status="Busy")  # type: ignore[call-arg]  # pyright: ignore
+    space.tasks(200)  # type: ignore[call-arg, arg-type]
+    space.tasks(status="Busy")  # type: ignore[call-arg]
 
 
 async def in_parallel(space: SpaceHandle, run: Run) -> None:
@@ -97,7 +99,7 @@ async def in_parallel(space: SpaceHandle, run: Run) -> None:
             assert_type(each, Run)
             assert_type(tasks, list[Task])
         assert_type(stream.failures, list[tuple[Run, UnpodError]])
-    space.run_tasks(on_error="ignore")  # type: ignore[arg-type]  # pyright: ignore
+    space.run_tasks(on_error="ignore")  # type: ignore[arg-type]
 
 
 def rows(task: Task, run: Run) -> None:
@@ -114,7 +116,7 @@ def rows(task: Task, run: Run) -> None:
     assert_type(task.extra, dict[str, Any])
     assert_type(task.to_json(), bytes)
     assert_type(run.batch_count, int | None)
-    task.status = "done"  # type: ignore[assignment]  # pyright: ignore
+    task.status = "done"  # type: ignore[assignment]
 
 
 def errors(error: UnpodError, incomplete: IncompleteWalk, limited: RateLimited) -> None:

@@ -1,0 +1,166 @@
+"""The flags that commands share, each declared once, and the client they describe."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from .._secrets import safe_text
+from ..errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cyclopts import Token
+
+    from .._client import SpaceHandle, UnpodClient
+
+MAX_TOKEN_FILE = 65_536
+
+
+def moment(_: object, tokens: Sequence[Token]) -> datetime | float:
+    """A time on the command line: Unix seconds, or ISO 8601 with a zone."""
+    text = tokens[0].value
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError("takes ISO 8601 such as 2026-01-16T13:30:00Z, or Unix seconds") from None
+    if when.tzinfo is None:
+        raise ValueError("needs a time zone, such as Z or +05:30 at its end")
+    return when
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What every command that reads from the platform takes."""
+
+    base_url: Annotated[
+        str | None, Parameter(env_var="UNPOD_BASE_URL", help="The platform's address.")
+    ] = None
+    org_handle: Annotated[
+        str | None, Parameter(env_var="UNPOD_ORG_HANDLE", help="The organization's domain handle.")
+    ] = None
+    token_file: Annotated[
+        str | None,
+        Parameter(help="File that holds the API token. Without it: UNPOD_API_TOKEN."),
+    ] = None
+    auth_scheme: Annotated[
+        Literal["Token", "Bearer"], Parameter(help="Word before the token in the header.")
+    ] = "Token"
+    page_size: Annotated[
+        int, Parameter(validator=Number(gte=1, lte=100_000), help="Rows to ask for at once.")
+    ] = 500
+    concurrency: Annotated[
+        int | None,
+        Parameter(
+            validator=Number(gte=1, lte=1000),
+            help="Pages to read at once [default: 4], or runs with --via runs [default: 16].",
+        ),
+    ] = None
+    limit: Annotated[
+        int | None, Parameter(validator=Number(gte=0), help="Stop after so many rows.")
+    ] = None
+    quiet: Annotated[
+        bool, Parameter(negative="", help="No progress and no summary; errors all the same.")
+    ] = False
+    json: Annotated[
+        bool, Parameter(negative="", help="Tell the summary as one JSON object.")
+    ] = False
+
+    def lanes(self, usual: int = 4) -> int:
+        """How many pages or runs to read at once; no more than --limit can use."""
+        lanes = self.concurrency or usual
+        return lanes if self.limit is None else min(lanes, -(-self.limit // self.page_size) or 1)
+
+    @property
+    def rows_a_page(self) -> int:
+        return self.page_size if not self.limit else min(self.page_size, self.limit)
+
+    def client(self, lanes: int) -> UnpodClient:
+        """A client as the flags say, not yet open. Raises `ConfigurationError`."""
+        from .. import Limits, UnpodClient
+
+        return UnpodClient(
+            token=None if self.token_file is None else read_token(self.token_file),
+            base_url=self.base_url or None,
+            org_handle=self.org_handle or None,
+            auth_scheme=self.auth_scheme,
+            limits=Limits(max_concurrency=max(8, lanes)),
+        )
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class SpaceOptions(Options):
+    """The same, and the space."""
+
+    space: Annotated[
+        str | None, Parameter(env_var="UNPOD_SPACE_TOKEN", help="The space's token.")
+    ] = None
+
+    def space_of(self, client: UnpodClient) -> SpaceHandle:
+        if not self.space:
+            raise ConfigurationError(
+                "no space is named: pass --space or set UNPOD_SPACE_TOKEN "
+                "(`unpod-async spaces` lists them)"
+            )
+        return client.space(self.space)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class TaskFilters:
+    """Which tasks; the server chooses."""
+
+    summary_status: Annotated[
+        list[str] | None,
+        Parameter(help="Status that the evaluation gave the call; may be given several times."),
+    ] = None
+    search: Annotated[
+        str | None, Parameter(help="Regular expression over names and numbers.")
+    ] = None
+    call_type: Annotated[str | None, Parameter(help="inbound, outbound …")] = None
+    created_from: Annotated[
+        datetime | float | None,
+        Parameter(converter=moment, help="Created then or later: ISO 8601 or Unix seconds."),
+    ] = None
+    created_to: Annotated[
+        datetime | float | None,
+        Parameter(converter=moment, help="Created then or earlier, in the same forms."),
+    ] = None
+    user_id: Annotated[str | None, Parameter(help="Tasks of this user.")] = None
+    thread_id: Annotated[str | None, Parameter(help="Tasks of this thread.")] = None
+
+    def given(self) -> dict[str, Any]:
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+def read_token(path: str) -> str:
+    """The token in a file, without the line end behind it. Tells on stderr if others may
+    read the file too. Raises `ConfigurationError`, which never quotes what is in it."""
+    try:
+        with open(path, "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            content = file.read(MAX_TOKEN_FILE)
+        token = content.decode()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise ConfigurationError(f"the token file {path} cannot be read: {reason}") from None
+    if stat.S_ISREG(mode) and mode & 0o077:
+        sys.stderr.write(
+            f"warning: others may read {safe_text(path)} (mode {stat.S_IMODE(mode):04o}); "
+            "chmod 600 makes it yours alone\n"
+        )
+    return token.removesuffix("\n").removesuffix("\r")

@@ -1,0 +1,121 @@
+"""What became of a command, and the exit code that says so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import (
+    AuthenticationError,
+    BadRequest,
+    BusinessError,
+    ConfigurationError,
+    ConnectionFailed,
+    NotFound,
+    PermissionDenied,
+    RateLimited,
+)
+
+if TYPE_CHECKING:
+    from .._walk import Report
+
+EXIT_CODES: dict[int, str] = {
+    0: "complete and verified, or as much as --limit or a closed pipe asked for",
+    1: "the API, the connection or the disk failed",
+    2: "wrong usage or configuration",
+    3: "something is known to be missing, or it stopped part-way",
+    4: "authentication or permission was refused, or the space",
+    5: "finished, nothing known to be missing, but not proved",
+    130: "stopped by SIGINT (Ctrl-C)",
+    143: "stopped by SIGTERM",
+}
+
+
+@dataclass
+class Outcome:
+    """What became of a command, filled in while it runs."""
+
+    command: str
+    rows: int = 0
+    seconds: float = 0.0
+    path: Path | None = None
+    """The file that was written."""
+    report: Report | None = None
+    failures: Sequence[tuple[Any, Exception]] = ()
+    """Runs that could not be read, and why."""
+    cut_short: bool = False
+    """--limit was reached, or nobody reads the pipe any more."""
+    signal: int | None = None
+    error: Exception | None = None
+    more: dict[str, Any] = field(default_factory=dict)
+    """What else `--json` tells."""
+
+    @property
+    def exit_code(self) -> int:
+        if self.signal is not None:
+            return 128 + self.signal
+        if self.error is not None:
+            return code_of(self.error)
+        if self.lacks_something:
+            return 3
+        complete = self.report is None or self.report.complete
+        return 0 if self.cut_short or complete else 5
+
+    @property
+    def lacks_something(self) -> bool:
+        report = self.report
+        return bool(self.failures) or (
+            report is not None and bool(report.missing or report.invalid or report.unreadable)
+        )
+
+    @property
+    def verdict(self) -> str:
+        """In words, whether the rows are all."""
+        report = self.report
+        if self.failures:
+            return f"NOT COMPLETE: {len(self.failures)} runs could not be read"
+        if self.lacks_something and report is not None:
+            return f"NOT COMPLETE: {report.reason}"
+        if self.cut_short:
+            return "stopped where it was asked to"
+        if report is None or report.verified:
+            return "verified: every row that lived throughout, once"
+        if report.complete:
+            return f"an empty list, asked for {report.empty_confirmed} times"
+        return f"nothing known to be missing, but not proved: {report.reason}"
+
+
+def code_of(error: BaseException) -> int:
+    """The exit code of a command that this error ended."""
+    if isinstance(error, ConfigurationError):
+        return 2
+    if isinstance(error, AuthenticationError | PermissionDenied) or is_refusal(error):
+        return 4
+    return 1
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether a 206 refuses the space, rather than telling that rows could not be fetched
+    (trouble upstream, or a query that the database does not take)."""
+    if not isinstance(error, BusinessError):
+        return False
+    from .._retry import is_upstream
+
+    return error.errors is None or not is_upstream(BusinessError(error.message, errors=""))
+
+
+def advice_on(error: Exception) -> str | None:
+    """The next step, where one is known."""
+    if isinstance(error, AuthenticationError):
+        return "check the token in UNPOD_API_TOKEN or --token-file, or try --auth-scheme Bearer"
+    if isinstance(error, PermissionDenied) or is_refusal(error):
+        return "`unpod-async spaces` lists the spaces that this token may read"
+    if isinstance(error, RateLimited) and error.retry_after is not None:
+        return f"try again in {error.retry_after:.0f} s, or with a lower --concurrency"
+    if isinstance(error, BadRequest) and "org" in error.message.lower():
+        return "name the organization by --org-handle or UNPOD_ORG_HANDLE"
+    if isinstance(error, NotFound | ConnectionFailed):
+        return "check --base-url or UNPOD_BASE_URL"
+    return None

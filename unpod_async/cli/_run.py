@@ -1,0 +1,142 @@
+"""Runs a command: signals, the end, and what is told of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import anyio
+
+from .._secrets import safe_text
+from ..errors import UnpodError
+from ._outcome import Outcome, advice_on
+
+Work = Callable[[], Awaitable[None]]
+
+
+def run(outcome: Outcome, work: Work) -> None:
+    """Do the work in an event loop, and put into `outcome` whatever ends it early. A signal
+    cancels it, so that it cleans up after itself; a second one ends the process at once."""
+    began = time.monotonic()
+    try:
+        anyio.run(_until_signal, outcome, work)
+    except KeyboardInterrupt:
+        outcome.signal = signal.SIGINT
+    outcome.seconds = time.monotonic() - began
+
+
+async def _until_signal(outcome: Outcome, work: Work) -> None:
+    async with anyio.create_task_group() as group:
+        await group.start(_watch, outcome, group.cancel_scope)
+        try:
+            await work()
+        except BrokenPipeError:
+            outcome.cut_short = True
+        except Exception as error:
+            outcome.error = error
+        group.cancel_scope.cancel()
+
+
+async def _watch(
+    outcome: Outcome, scope: anyio.CancelScope, *, task_status: anyio.abc.TaskStatus[None]
+) -> None:
+    try:
+        receiver = anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM)
+        with receiver as signals:
+            task_status.started()
+            async for number in signals:
+                outcome.signal = number
+                scope.cancel()
+                break
+    except NotImplementedError:  # on Windows, where Ctrl-C raises KeyboardInterrupt
+        task_status.started()
+        return
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def finish(outcome: Outcome, *, quiet: bool, as_json: bool, json_to_stdout: bool = False) -> int:
+    """Tell what became of the command; gives its exit code."""
+    if as_json:
+        text = json.dumps(_summary(outcome)) + "\n"
+        if json_to_stdout:
+            with suppress(BrokenPipeError):
+                write_stdout(text.encode())
+        else:
+            sys.stderr.write(text)
+    elif outcome.error is not None:
+        sys.stderr.write(f"error: {_told(outcome.error)}\n")
+    elif not quiet:
+        sys.stderr.write(f"{_prose(outcome)}\n")
+    return outcome.exit_code
+
+
+def _prose(outcome: Outcome) -> str:
+    where = f" to {safe_text(outcome.path)}" if outcome.path else ""
+    verdict = outcome.verdict
+    if outcome.signal is not None:
+        verdict = f"stopped by {signal.Signals(outcome.signal).name}"
+    if outcome.failures:
+        run, error = outcome.failures[0]
+        verdict += f", the first is {run.run_id}: {_told(error)}"
+    return f"{rate_of(outcome)}{where}; {safe_text(verdict, limit=2000)}"
+
+
+def rate_of(outcome: Outcome) -> str:
+    rate = outcome.rows / outcome.seconds if outcome.seconds else 0
+    return f"{outcome.rows:,} rows in {outcome.seconds:.1f} s ({rate:,.0f} rows/s)"
+
+
+def _told(error: Exception) -> str:
+    """An error as one harmless line, with the next step where one is known."""
+    text = str(error)
+    if not isinstance(error, UnpodError | OSError):
+        text = f"{type(error).__name__}: {text} (a fault of unpod-async: please report it)"
+    advice = advice_on(error)
+    return safe_text(text) + (f"; {advice}" if advice else "")
+
+
+def _summary(outcome: Outcome) -> dict[str, Any]:
+    rate = outcome.rows / outcome.seconds if outcome.seconds else 0.0
+    error = outcome.error
+    return {
+        "command": outcome.command,
+        "rows": outcome.rows,
+        "seconds": round(outcome.seconds, 3),
+        "rate": round(rate, 1),
+        "path": None if outcome.path is None else str(outcome.path),
+        "exit_code": outcome.exit_code,
+        "verdict": None if error or outcome.signal else outcome.verdict,
+        "error": None if error is None else _told(error),
+        "failures": [[run.run_id, _told(error)] for run, error in outcome.failures],
+        "report": _report(outcome),
+        **outcome.more,
+    }
+
+
+def _report(outcome: Outcome) -> dict[str, Any] | None:
+    if outcome.report is None:
+        return None
+    from msgspec import to_builtins
+
+    report: dict[str, Any] = to_builtins(outcome.report)
+    # A row without an identity is somebody's call all the same: no copy of it in a summary.
+    report["invalid"] = [{"offset": row.offset, "reason": row.reason} for row in outcome.report.invalid]
+    return report
+
+
+def write_stdout(data: bytes) -> None:
+    """All of it, past Python's buffers: so none is lost or complained of at the end."""
+    rest = memoryview(data)
+    while rest:
+        try:
+            rest = rest[os.write(1, rest) :]
+        except BlockingIOError:  # whoever gave us this pipe made it non-blocking
+            select.select([], [1], [])
