@@ -34,11 +34,12 @@ class ModelList:
     churn: Churn = field(default_factory=Churn)
     cap: int | None = None
     count: Callable[[int], int | None] = lambda n: n
+    bad: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.rows = [f"T{n:06d}" for n in range(self.size, 0, -1)]
         self.born = self.size
-        self.stable = set(self.rows)
+        self.stable = set(self.rows) - self.bad
         self.ever = set(self.rows)
         self.requests = 0
         self.history = [list(self.rows)] if self.churn.stale else []
@@ -64,7 +65,8 @@ class ModelList:
         if churn.stale:
             self.history = [*self.history[-19:], list(self.rows)]
 
-    def answer(self, window: Window) -> Answer[str]:
+    def answer(self, window: Window) -> Answer[str] | None:
+        """None if the server cannot answer: a bad row is on the page."""
         self.requests += 1
         self.change()
         if self.rng.random() < self.churn.swallowed:
@@ -75,10 +77,16 @@ class ModelList:
         size = min(window.size, self.cap or window.size)
         start = (window.page - 1) * size
         ids = rows[start : start + size]
+        if not self.bad.isdisjoint(ids):
+            return None
         if self.churn.second_query:
             self.change()
             rows = self.rows
         return Answer(ids, list(ids), len(ids), self.count(len(rows)))
+
+
+class Outage(Exception):
+    """The walk takes the failures for an outage of the server."""
 
 
 @dataclass
@@ -103,7 +111,7 @@ def walk(
     random order, as over a network."""
     planner: ChainWalk[str] = ChainWalk(size=size, lanes=lanes, memory=memory)
     asked: list[Window] = []
-    taken: list[tuple[Window, Answer[str]]] = []
+    taken: list[tuple[Window, Answer[str] | None]] = []
     rows: list[str] = []
     while not planner.done:
         asked += planner.next(lanes - len(asked) - len(taken))
@@ -112,7 +120,9 @@ def walk(
             taken.append((window, server.answer(window)))
         else:
             window, answer = taken.pop(server.rng.randrange(len(taken)))
-            rows += planner.feed(window, answer)
+            rows += planner.feed(window, answer) if answer else planner.fail(window)
+            if planner.outage:
+                raise Outage
             asked = [window for window in asked if planner.wants(window)]
             taken = [pair for pair in taken if planner.wants(pair[0])]
         assert server.requests < max_requests, "the walk does not end"

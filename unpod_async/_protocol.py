@@ -15,7 +15,7 @@ from urllib.parse import quote
 import msgspec
 from msgspec import Struct
 
-from ._secrets import Secret, redact, safe_text
+from ._secrets import HiddenText, Secret, redact, safe_text
 from .errors import (
     APIError,
     AuthenticationError,
@@ -37,6 +37,8 @@ __all__ = ["Request", "Response", "error_for", "inflate"]
 DEFAULT_BASE_URL = "https://unpod.ai/api/v2/platform"
 MAX_BODY = 64 * 2**20  # bytes of one answer after decompression
 EXCERPT = 500  # characters of a body that an error shows
+SCANNED = 2**21  # bytes of a body in which a secret is looked for, before it is cut to that
+GZIP_MEMBERS = 16  # gzip files in a row that one body may consist of
 
 
 class Request(Struct, frozen=True):
@@ -62,26 +64,38 @@ class Response(Struct):
 
 _VISIBLE = re.compile(r"[!-~]{1,4096}")
 _SEGMENT = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 _BASE_URL = re.compile(
-    r"(?P<scheme>https?)://(?P<host>[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?"
-    r"(?P<path>(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*)/?"
+    r"(?P<scheme>https?)://(?P<host>[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]+\])"
+    r"(?::(?P<port>[0-9]{1,5}))?(?P<path>(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*)/?"
 )
+
+# A check that fails drops the value before it raises, so that tracebacks which show locals
+# do not show it either: what is wrong as a space token may well be a misplaced API token.
 
 
 def check_visible(name: str, value: object) -> str:
-    """A token or handle: printable ASCII without spaces, in one line, at most 4096 long."""
-    if not isinstance(value, str) or not _VISIBLE.fullmatch(value):
-        raise ConfigurationError(
-            f"{name} takes 1 to 4096 printable ASCII characters without spaces or line ends"
-        )
-    return value
+    """A handle: printable ASCII without spaces, in one line, at most 4096 long."""
+    if isinstance(value, str) and _VISIBLE.fullmatch(value):
+        return value
+    del value
+    raise ConfigurationError(
+        f"{name} takes 1 to 4096 printable ASCII characters without spaces or line ends"
+    )
+
+
+def check_token(name: str, token: Secret) -> Secret:
+    """The same for a token, which is a `Secret` from the first line on."""
+    check_visible(name, token.reveal())
+    return token
 
 
 def check_segment(name: str, value: object) -> str:
     """A space token or run id that is safe inside a path."""
-    if not isinstance(value, str) or not _SEGMENT.fullmatch(value):
-        raise ConfigurationError(f"{name} takes 1 to 128 characters of A-Z a-z 0-9 _ -")
-    return value
+    if isinstance(value, str) and _SEGMENT.fullmatch(value):
+        return value
+    del value
+    raise ConfigurationError(f"{name} takes 1 to 128 characters of A-Z a-z 0-9 _ -")
 
 
 def check_whole(name: str, value: object, *, least: int = 1, most: int = 10**9) -> int:
@@ -94,7 +108,9 @@ def check_base_url(value: object, *, allow_insecure_http: bool = False) -> str:
     """The base URL without its last slash: https, or http to this machine; no
     credentials, query, fragment, escapes or dot segments."""
     match = _BASE_URL.fullmatch(value) if isinstance(value, str) else None
-    if match is None or not _is_plain_host(match["host"]):
+    del value
+    if match is None or not _is_plain_host(match["host"]) or not _is_port(match["port"]):
+        del match
         raise ConfigurationError(
             "base_url takes an https URL of host, port and path alone, without credentials, "
             f"query or escapes, such as {DEFAULT_BASE_URL}"
@@ -107,33 +123,40 @@ def check_base_url(value: object, *, allow_insecure_http: bool = False) -> str:
     return match.string.rstrip("/")
 
 
+def _is_port(port: str | None) -> bool:
+    return port is None or 0 < int(port) < 2**16
+
+
 def _is_plain_host(host: str) -> bool:
     """A name, or an address in its one canonical form: resolvers read 0x7f.1 and
     2130706433 as addresses too."""
-    if host.startswith("["):
-        return _address(host[1:-1]) is not None
-    last = host.rstrip(".").rpartition(".")[2].lower()
-    numeric = last.isdigit() or re.fullmatch(r"0x[0-9a-f]*", last) is not None
-    labels = host.rstrip(".").split(".")
-    return _address(host) is not None if numeric else all(labels) and not host.startswith("-")
+    labels = host.removesuffix(".").split(".")
+    numeric = labels[-1].isdigit() or re.fullmatch(r"0[xX][0-9A-Fa-f]*", labels[-1]) is not None
+    if host.startswith("[") or numeric:
+        return _address(host) is not None
+    return all(_LABEL.fullmatch(label) for label in labels)
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        return ipaddress.ip_address(host)
+        if host.startswith("["):
+            return ipaddress.IPv6Address(host[1:-1])
+        return ipaddress.IPv4Address(host)
     except ValueError:
         return None
 
 
 def _is_loopback(host: str) -> bool:
-    address = _address(host.strip("[]"))
+    address = _address(host)
+    if isinstance(address, ipaddress.IPv6Address):
+        return address == ipaddress.IPv6Address("::1")  # some versions of Python: mapped ones too
     return host.lower() == "localhost" or (address is not None and address.is_loopback)
 
 
 def unix_seconds(name: str, value: object, *, up: bool) -> int:
     """A moment for the server's inclusive time filters, rounded outward."""
     if isinstance(value, datetime):
-        if value.tzinfo is None:
+        if value.utcoffset() is None:
             raise ConfigurationError(f"{name} takes a datetime with a time zone, or Unix seconds")
         value = value.timestamp()
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e11:
@@ -142,9 +165,10 @@ def unix_seconds(name: str, value: object, *, up: bool) -> int:
 
 
 def text_filter(name: str, value: object) -> str:
-    if not isinstance(value, str) or not value or len(value) > 1000 or not value.isprintable():
-        raise ConfigurationError(f"{name} takes 1 to 1000 printable characters")
-    return value
+    if isinstance(value, str) and 0 < len(value) <= 1000 and value.isprintable():
+        return value
+    del value
+    raise ConfigurationError(f"{name} takes 1 to 1000 printable characters")
 
 
 def task_query(
@@ -161,9 +185,7 @@ def task_query(
     (`space_id`) change which space is read."""
     values: list[tuple[str, object]] = []
     if summary_status is not None:
-        several = [summary_status] if isinstance(summary_status, str) else list(summary_status)
-        several = [text_filter("summary_status", status) for status in several]
-        values.append(("status", text_filter("summary_status", ",".join(several))))
+        values.append(("status", _statuses(summary_status)))
     texts = {"search": search, "call_type": call_type, "user_id": user_id, "thread_id": thread_id}
     values += [(key, text_filter(key, text)) for key, text in texts.items() if text is not None]
     if created_from is not None:
@@ -173,9 +195,19 @@ def task_query(
     return "&".join(f"{key}={quote(str(value), safe='')}" for key, value in values)
 
 
+def _statuses(value: object) -> str:
+    """One status, or several as the server's comma list."""
+    if isinstance(value, str):
+        return text_filter("summary_status", value)
+    if not isinstance(value, Iterable):
+        raise ConfigurationError("summary_status takes text, or several texts")
+    several = [text_filter("summary_status", status) for status in value]
+    return text_filter("summary_status", ",".join(several))
+
+
 def headers_for(token: Secret, scheme: str, org_handle: str | None) -> dict[str, str]:
     headers = {
-        "Authorization": f"{scheme} {token.reveal()}",
+        "Authorization": HiddenText(f"{scheme} {token.reveal()}"),
         "Accept": "application/json",
         "Accept-Encoding": "gzip",
     }
@@ -195,18 +227,27 @@ def inflate(response: Response, limit: int = MAX_BODY) -> Response:
         return response
     if encoding not in ("gzip", "x-gzip"):
         raise ProtocolError(
-            f"the answer has a content encoding nobody asked for: {safe_text(encoding)}"
+            f"the answer has a content encoding nobody asked for: {safe_text(encoding, limit=60)}"
         )
-    inflater = zlib.decompressobj(wbits=31)
-    try:
-        body = inflater.decompress(response.body, limit + 1)
-    except zlib.error:
-        raise ProtocolError("the answer's gzip data is damaged") from None
-    if len(body) > limit:
-        raise ResponseTooLarge(f"the answer is larger than {limit} bytes when decompressed")
-    if not inflater.eof:
-        raise ProtocolError("the answer's gzip data ends early")
-    return Response(response.status, response.headers, body)
+    others = {name: text for name, text in response.headers.items() if name != "content-encoding"}
+    return Response(response.status, others, _gunzip(response.body, limit))
+
+
+def _gunzip(data: bytes, limit: int) -> bytes:
+    body = b""
+    for _ in range(GZIP_MEMBERS):
+        inflater = zlib.decompressobj(wbits=31)
+        try:
+            body += inflater.decompress(data, limit + 1 - len(body))
+        except zlib.error:
+            raise ProtocolError("the answer's gzip data is damaged") from None
+        if len(body) > limit:
+            raise ResponseTooLarge(f"the answer is larger than {limit} bytes when decompressed")
+        if not inflater.eof:
+            raise ProtocolError("the answer's gzip data ends early")
+        if not (data := inflater.unused_data):
+            return body
+    raise ProtocolError("the answer's gzip data has too many parts")
 
 
 _CLASSES: dict[int, type[APIError]] = {
@@ -236,27 +277,41 @@ def error_for(
     if response.status == 200:
         return None
     kind = error_class(response.status)
-    body = _json(response.body)
+    content = _legible(response)
+    body = _json(content)
     message = _message(body) or f"{_what(response)} and no message"
     errors = body.get("errors") if isinstance(body, dict) else None
     if kind is UnexpectedRedirect:
-        location = response.headers.get("location", "nowhere")
-        target = safe_text(location, limit=200)
+        target = _shown(response.headers.get("location", "nowhere"), secret, limit=200)
         message = f"{request.path} redirects to {target}; redirects are not followed"
     return kind(
-        redact(safe_text(message), secret),
+        _shown(message, secret),
         status=response.status,
         method="GET",
         path=request.target,
         errors=_clean(errors, secret),
         retry_after=retry_after(response.headers),
-        body=excerpt(response.body, secret),
+        body=excerpt(content, secret),
     )
+
+
+def _legible(response: Response) -> bytes:
+    """The body of an error, empty if it does not inflate: the status says enough."""
+    try:
+        return inflate(response).body
+    except ProtocolError:
+        return b""
+
+
+def _shown(text: str, secret: Secret | None, *, limit: int = EXCERPT) -> str:
+    """Server text as an error shows it. What is cut first is not redacted: a part of a
+    secret is not recognized."""
+    return safe_text(redact(text, secret), limit=limit)
 
 
 def _what(response: Response) -> str:
     content = response.headers.get("content-type", "").partition(";")[0] or "nothing"
-    return f"the server answered {response.status} with {safe_text(content, limit=60)}"
+    return f"the server answered {response.status} with {content}"
 
 
 def _json(body: bytes) -> Any:
@@ -278,23 +333,28 @@ def _message(body: Any) -> str:
     return ": ".join(dict.fromkeys(said))
 
 
-def _clean(errors: Any, secret: Secret | None) -> Any:
+def _clean(errors: Any, secret: Secret | None, depth: int = 8) -> Any:
     """The server's `errors` with harmless strings; bounded in size and depth."""
     if isinstance(errors, str):
-        return redact(safe_text(errors), secret)
+        return _shown(errors, secret)
     if errors is None or isinstance(errors, (bool, int, float)):
         return errors
-    text = msgspec.json.encode(errors).decode("utf-8", "replace")
-    if len(text) > EXCERPT:
-        return redact(safe_text(text), secret)
+    try:
+        text = msgspec.json.encode(errors).decode("utf-8", "replace")
+    except (ValueError, RecursionError):
+        return "(not shown: too deep, or a number too long)"
+    if len(text) > EXCERPT or not depth:
+        return _shown(text, secret)
     if isinstance(errors, list):
-        return [_clean(item, secret) for item in errors]
-    return {redact(safe_text(key), secret): _clean(item, secret) for key, item in errors.items()}
+        return [_clean(item, secret, depth - 1) for item in errors]
+    return {
+        _shown(key, secret): _clean(item, secret, depth - 1) for key, item in errors.items()
+    }
 
 
 def excerpt(body: bytes, secret: Secret | None = None) -> str:
     """The beginning of a body, safe to show."""
-    return safe_text(redact(body[: 8 * EXCERPT].decode("utf-8", "replace"), secret), limit=EXCERPT)
+    return _shown(body[:SCANNED].decode("utf-8", "replace"), secret)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

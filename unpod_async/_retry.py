@@ -36,7 +36,7 @@ class RetryPolicy(Struct, frozen=True, kw_only=True):
     attempt_timeout: float = 130.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.attempts, int) or not 1 <= self.attempts <= 100:
+        if not _is_whole(self.attempts) or not 1 <= self.attempts <= 100:
             raise ConfigurationError("attempts takes a whole number from 1 to 100")
         for name in self.__struct_fields__[1:]:
             check_seconds(name, getattr(self, name), zero=name in ("base", "throttle_base", "cap"))
@@ -53,14 +53,20 @@ class Limits(Struct, frozen=True, kw_only=True):
     adaptive: bool = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.max_concurrency, int) or not 1 <= self.max_concurrency <= 10_000:
+        if not _is_whole(self.max_concurrency) or not 1 <= self.max_concurrency <= 10_000:
             raise ConfigurationError("max_concurrency takes a whole number from 1 to 10000")
+        if not isinstance(self.adaptive, bool):
+            raise ConfigurationError("adaptive takes True or False")
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def check_seconds(name: str, value: object, *, zero: bool = False) -> None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    number = _is_whole(value) or isinstance(value, float)
     if not number or not (0 <= value < 1e9 if zero else 0 < value < 1e9):  # type: ignore[operator]
-        raise ConfigurationError(f"{name} takes seconds, a number above 0")
+        raise ConfigurationError(f"{name} takes seconds, a number {'from' if zero else 'above'} 0")
 
 
 class Kind(Enum):
@@ -115,8 +121,13 @@ def is_upstream(error: UnpodError) -> bool:
     return (
         error.errors is not None
         and _FETCHING.search(error.message) is not None
-        and not _CALLERS_FAULT.search(str(error.errors))
+        and not _names_callers_fault(str(error.errors))
     )
+
+
+def _names_callers_fault(errors: str) -> bool:
+    """A proxy's HTML page never does, whatever its words ("skip to content")."""
+    return not errors.lstrip().startswith("<") and _CALLERS_FAULT.search(errors) is not None
 
 
 def ceilings(base: float, cap: float, count: int) -> list[float]:
@@ -138,9 +149,9 @@ def decide(
     if kind is Kind.NEVER or len(failures) >= policy.attempts or alike >= kind.value:
         return GiveUp()
     if kind is Kind.DEAD_SOCKET and alike == 1:
-        return Retry(0.0)
+        return Retry(0.0) if remaining > 0 else GiveUp(deadline=True)
     throttled = kind is Kind.THROTTLED
-    if throttled and error.retry_after is not None:
+    if throttled and error.retry_after:  # a wait of 0, or a date gone by, says nothing
         wait = error.retry_after * (1 + 0.1 * rng())
         fits = error.retry_after <= policy.max_retry_after and wait < remaining
         return Retry(wait, pause=True) if fits else GiveUp()

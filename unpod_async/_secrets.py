@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import html
+import json
 import re
 from typing import Any, NoReturn
 from urllib.parse import quote
 
-__all__ = ["Secret", "redact", "safe_text"]
+__all__ = ["HiddenText", "Secret", "redact", "safe_text"]
 
 
 class Secret:
@@ -40,13 +42,30 @@ class Secret:
         return hash((Secret, self.__value))
 
 
+class HiddenText(str):
+    """A header value: sent as it is, but its repr is `'***'`. aiohttp keeps the object, so
+    that tracebacks which show its locals do not show the value."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+
 def redact(text: str, secret: Secret | None) -> str:
-    """`text` with the secret, plain, URL-encoded or base64, replaced by `***`."""
+    """`text` with the secret replaced by `***`: plain, URL-encoded, base64, or escaped for
+    JSON or HTML. Redact before cutting: a part of a secret is not recognized."""
     if secret is None or not (value := secret.reveal()):
         return text
-    for form in {value, quote(value, safe=""), base64.b64encode(value.encode()).decode()}:
+    coded = base64.b64encode(value.encode()).decode().rstrip("=")
+    forms = {value, quote(value), quote(value, safe=""), coded, coded.translate(_URL_SAFE)}
+    forms |= {json.dumps(value)[1:-1], html.escape(value)}
+    for form in sorted(forms, key=len, reverse=True):
         text = text.replace(form, "***")
     return text
+
+
+_URL_SAFE = str.maketrans("+/", "-_")
 
 
 # C0 and C1 controls, DEL, zero-width and bidi marks, line and paragraph separators,

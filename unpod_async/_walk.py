@@ -19,6 +19,7 @@ from typing import Generic, TypeVar
 
 from msgspec import Struct
 
+from ._crossing import LOST, SINGLE, Crossing, Step
 from ._report import MAX_DRIFT, Drift, Report
 from ._windows import Answer, ServerMemory, Window, plan
 
@@ -45,6 +46,7 @@ class _Slot(Struct, Generic[T], eq=False):
     planned_from: int  # the proven frontier when it was planned
     asked: int = 0  # logical time; 0: not asked yet
     answer: Answer[T] | None = None
+    failed: bool = False
     gap: Drift | None = None  # it showed no known row; held until a bridge joins it
 
 
@@ -73,6 +75,7 @@ class ChainWalk(Generic[T]):
     def __init__(self, *, size: int, lanes: int = 1, memory: ServerMemory | None = None) -> None:
         self.report = Report()
         self.done = False
+        self.outage = False  # nothing answers any more: raise the last error
         self._size = size
         self._lanes = lanes
         self._memory = memory if memory is not None else ServerMemory()
@@ -93,6 +96,11 @@ class ChainWalk(Generic[T]):
         self._longest = 0
         self._confirming = False
         self._head: _Head[T] | None = None
+        self._narrow = 0  # the largest window to try near a bad row; 0: none is near
+        self._floor = 0  # no window may start above this offset: it would hold the bad row
+        self._crossing: Crossing[T] | None = None
+        self._bottom: str | None = None
+        self._allowance = 0  # requests beyond the budget that bad rows are worth
         self._chaining = True
         self._doubt: str | None = None  # the first reason why this walk proves nothing
         if size < MIN_PROVABLE:
@@ -123,8 +131,12 @@ class ChainWalk(Generic[T]):
 
     def _next_window(self) -> Window:
         """The one window that brings the walk on."""
+        if self._crossing is not None:
+            return self._crossing.window()
         if self._head is not None:
             return plan(self._head.frontier, min(self._size, self._longest), self._overlap)
+        if self._narrow:
+            return self._narrow_window(self._narrow)
         if self._empties and not self._ordinals:
             return Window(1, self._size, delay=EMPTY_DELAY * 4 ** (self._empties - 1))
         if self._confirming:
@@ -152,6 +164,7 @@ class ChainWalk(Generic[T]):
         if (
             not (self._chaining and self._ordinals)
             or self._confirming
+            or self._narrow
             or self._shorts  # the end, or a cap: nothing is known of what lies ahead
             or self._head is not None
             or waiting >= self._lanes
@@ -170,9 +183,28 @@ class ChainWalk(Generic[T]):
             return []
         slot.answer = answer
         self._note(window, answer)
+        return self._advance()
+
+    def fail(self, window: Window) -> list[T]:
+        """A window failed for good; the rows that can now be handed on. The walk looks for
+        the rows that cannot be read and goes round them, or sets `outage`."""
+        for slot in self._slots:
+            if slot.window is window:
+                slot.failed = True
+        return self._advance()
+
+    def _advance(self) -> list[T]:
         rows: list[T] = []
-        while self._slots and (head_answer := self._slots[0].answer) is not None:
-            rows += self._consume(self._slots[0], head_answer)
+        while self._slots and not self.outage:
+            slot = self._slots[0]
+            if self._crossing is not None and (slot.failed or slot.answer is not None):
+                rows += self._cross(self._crossing, slot)
+            elif slot.failed:
+                self._consume_failure(slot.window)
+            elif slot.answer is not None:
+                rows += self._consume(slot, slot.answer)
+            else:
+                break
             self._mind_the_budget()
         self.report.seen = len(self._ordinals)
         return rows
@@ -202,6 +234,10 @@ class ChainWalk(Generic[T]):
         if self._empties and not self._ordinals:
             self._memory.empty_contradicted = True
         known = self._known(answer)
+        if self._narrow and self._ordinals and not known:
+            self._slots.clear()
+            self._crossing = Crossing(self._bottom, self._frontier)
+            return []
         if self._chaining and self._ordinals and not known and slot.window.start > 0:
             self._bridge(slot)
             return []
@@ -261,6 +297,8 @@ class ChainWalk(Generic[T]):
         self._back = 0
         self._confirming = False
         fresh = self._emit(answer.ids[position:], answer.rows[position:])
+        if self._narrow and fresh:
+            self._widen()
         if fresh:
             self._extensions += 1
             self._stalled = self._shorts = 0
@@ -277,10 +315,73 @@ class ChainWalk(Generic[T]):
             if (ordinal := ordinals.get(row_id)) is None:
                 ordinals[row_id] = len(ordinals)
                 self._recent.append(row)
+                self._bottom = row_id
                 fresh.append(row)
             elif not self._doubt:  # twice in one answer; under doubt `_known` has counted it
                 self._repeated(ordinal, row)
         return fresh
+
+    # -- rows that cannot be read -----------------------------------------------------
+
+    def _consume_failure(self, window: Window) -> None:
+        self._slots.clear()
+        if self._head is not None:
+            self._head.windows += HEAD_WINDOWS // 4
+            self._head.restart()
+            if self._head.windows >= HEAD_WINDOWS:
+                self._finish("the head of the list cannot be read again", missing=True)
+            return
+        if not self._narrow:
+            self._allowance += 4 * self._size.bit_length() + 16
+        self._narrow = min(window.size, self._narrow or window.size) // 2
+        if self._narrow < SINGLE:
+            self._crossing = Crossing(self._bottom, self._frontier)
+
+    def _narrow_window(self, most: int) -> Window:
+        """The window of at most `most` rows behind the floor that shows a known row and
+        reaches furthest; if there is none, the next row is crossed to by itself."""
+        if not self._ordinals:
+            return Window(1, most, once=True)
+        best = Window(1, 1)
+        # As much room on both sides as there is: the bad row may move down, the known up.
+        room = min(3, (self._frontier - self._floor) // 3)
+        for size in range(1, most + 1):
+            start = (self._frontier - max(1, room)) // size * size
+            if start >= self._floor + room and start + size > best.end:
+                best = Window(start // size + 1, size, once=True)
+        if best.end > self._frontier:
+            return best
+        self._crossing = Crossing(self._bottom, self._frontier)
+        return self._crossing.window()
+
+    def _widen(self) -> None:
+        self._narrow *= 2
+        if self._narrow >= self._size and self._floor <= self._frontier - self._size // 2:
+            self._narrow = self._floor = 0
+
+    def _cross(self, crossing: Crossing[T], slot: _Slot[T]) -> list[T]:
+        self._slots.clear()
+        step = crossing.heard(None if slot.failed else slot.answer, self._ordinals)
+        if step is Step.ON:
+            return []
+        if step is Step.OUTAGE:
+            self.outage = True
+            return []
+        self._crossing = None
+        self._allowance += 4 * self._size.bit_length() + 2 * LOST
+        self.report.unreadable += crossing.failed
+        if step is Step.END:
+            self._finish()
+            return []
+        self._frontier = crossing.landed + 1
+        if crossing.failed:
+            self._floor = crossing.landed
+        self._narrow = max(SINGLE, self._narrow)
+        rows = self._emit([crossing.row_id], [crossing.row])  # type: ignore[list-item]
+        if crossing.shaken and self._frontier - self._floor < 2 * SINGLE:
+            self._crossing = Crossing(self._bottom, self._frontier, sure=True)
+            self._crossing.shaken = True
+        return rows
 
     # -- gaps, ends and other turns ---------------------------------------------------
 
@@ -390,7 +491,7 @@ class ChainWalk(Generic[T]):
     def _mind_the_budget(self) -> None:
         # A list that grows while it is read owes no more than it held at first.
         rows = max(self.report.expected.count_first or 0, self._beyond)
-        budget = 40 + 6 * -(-rows // self._size)
+        budget = 40 + 6 * -(-rows // self._size) + self._allowance
         if self.done or self.report.windows <= budget:
             return
         if self._chaining:
@@ -417,10 +518,12 @@ class ChainWalk(Generic[T]):
         report.seen = len(self._ordinals)
         report.extra_requests = max(0, report.windows - -(-report.seen // self._size))
         report.missing |= missing or bool(report.invalid or report.unreadable)
-        report.reason = self._doubt or doubt or self._blemish()
+        report.reason = self._doubt or self._blemish() or doubt
         report.verified = report.reason is None
 
     def _blemish(self) -> str | None:
+        if self.report.unreadable:
+            return f"{len(self.report.unreadable)} rows cannot be read"
         if self.report.invalid:
             return f"{len(self.report.invalid)} rows have no usable identity"
         if self.report.foreign:

@@ -15,11 +15,13 @@ T = TypeVar("T")
 
 
 class Window(Struct, frozen=True, eq=False, gc=False):
-    """One page to ask for. `delay` (seconds) is advice: wait that long before asking."""
+    """One page to ask for. `delay` (seconds) is advice: wait that long before asking.
+    `once`: do not retry, for a failure is expected and says where a bad row is."""
 
     page: int
     size: int
     delay: float = 0.0
+    once: bool = False
 
     @property
     def start(self) -> int:
@@ -71,6 +73,7 @@ class CountedWalk(Generic[T]):
     def __init__(self, *, size: int) -> None:
         self.report = Report()
         self.done = False
+        self.outage = False
         self._window: Window | None = None
         self._page = 1
         self._size = size
@@ -110,6 +113,11 @@ class CountedWalk(Generic[T]):
     def shrink(self, window: Window) -> None:
         self._window = None
         self._size = max(1, window.size // 2)
+
+    def fail(self, window: Window) -> list[T]:
+        """Nothing is known of how such a list could be read around a bad row."""
+        self.outage = self.wants(window)
+        return []
 
     def _finish(self, count: int | None) -> None:
         report = self.report

@@ -2,20 +2,47 @@
 
 from __future__ import annotations
 
-import sys
-
 from cyclopts import App, CycloptsError
 
-from .._secrets import safe_text
-from ._outcome import EXIT_CODES
+from unpod_async._secrets import safe_text
 
-HELP = """Calls of an Unpod space, every task once and none missing: to the screen or into a file.
+from ._outcome import EXIT_CODES, code_of, told
+from ._terminal import tell
 
-The token comes from UNPOD_API_TOKEN, or from a file by --token-file; never from the command
-line. Data goes to stdout, everything else to stderr.
+HELP = """All calls of an Unpod space, each once and none missing.
+
+The token comes from UNPOD_API_TOKEN, or from a file by --token-file, never
+from the command line. Data goes to stdout, everything else to stderr.
 
 Exit codes:
 """
+
+
+COMMANDS = {
+    "tasks": """Print all tasks of a space, or of one run, as JSON Lines.
+
+Newest first, each once, as the server sent it.""",
+    "runs": """Print all runs of a space as JSON Lines.
+
+Newest first, each once, as the server sent it.""",
+    "spaces": """Print the organization's spaces as JSON Lines.
+
+Their `token` is what --space takes. Needs the organization's handle.""",
+    "export": """Write all tasks or runs of a space into a file of JSON Lines.
+
+Each row is there once, as the server sent it. The file (mode 0600: it holds
+people's data) gets its name only when it is complete, with exit code 0, or 5
+if that could not be proved. If something is known to be missing (exit code 3)
+the rows that could be read are in PATH.partial instead. After any other error,
+or a signal, nothing is left, and an older file is as it was.""",
+    "simulate": """Serve a simulated Unpod platform on this machine.
+
+Prints the lines that point `unpod-async` at it, until Ctrl-C.""",
+    "demo": """Show the main job without a network: export a list while it changes.
+
+A simulated platform inserts and deletes tasks while they are read. Both ways
+of export are compared with its log, and with what a plain page loop gets.""",
+}
 
 
 def make_app() -> App:
@@ -27,19 +54,9 @@ def make_app() -> App:
         help_formatter="plain",
         version=_version,
     )
-    commands = {
-        "tasks": "Print all tasks of a space, or of one run, as JSON Lines.",
-        "runs": "Print all runs of a space as JSON Lines.",
-        "spaces": "Print the organization's spaces as JSON Lines.",
-        "export": "Write all tasks or runs of a space into a file.",
-        "simulate": "Serve a simulated Unpod platform on this machine.",
-        "demo": "Show the main job without a network: export a list while it changes.",
-    }
-    for order, (name, help_text) in enumerate(commands.items()):
+    for order, (name, text) in enumerate(COMMANDS.items()):
         attribute = "app" if name == "export" else name
-        app.command(
-            f"unpod_async.cli.{name}:{attribute}", name=name, help=help_text, sort_key=order
-        )
+        app.command(f"{__package__}.{name}:{attribute}", name=name, help=text, sort_key=order)
     return app
 
 
@@ -51,8 +68,11 @@ def run(arguments: list[str]) -> int:
     except CycloptsError as error:
         command = " ".join(("unpod-async", *(error.command_chain or ())))
         message = " ".join(str(error).split())
-        sys.stderr.write(f"{safe_text(message)} (see `{command} --help`)\n")
+        tell(f"error: {safe_text(message)} (see `{command} --help`)")
         return 2
+    except Exception as error:
+        tell(f"error: {told(error)}")
+        return code_of(error)
     return code if isinstance(code, int) else 0
 
 

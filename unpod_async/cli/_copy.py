@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio import to_thread
 
-from ..errors import IncompleteWalk, UnpodError
+from unpod_async.errors import IncompleteWalk, UnpodError
+
 from ._progress import Progress
 
 if TYPE_CHECKING:
-    from .._client import SpaceHandle
-    from .._paging import Listing, RunTasks
+    from unpod_async._client import SpaceHandle
+    from unpod_async._paging import Listing, RunTasks
+
     from ._options import Options
     from ._outcome import Outcome
 
@@ -26,35 +29,36 @@ async def copy_list(
     listing: Listing[Any], write: Write, outcome: Outcome, options: Options, *, progress: bool
 ) -> None:
     """Every row of a list, as the server sent it, pages read in parallel."""
-    if options.limit == 0:
-        outcome.cut_short = True
-        return
     async with listing.raw().walk(prefetch=options.lanes()) as walk:
         report = outcome.report = walk.report
-        copier = Copier(write, outcome, options.limit)
-        with Progress(outcome, lambda: report.expected.count_last, options.limit, shown=progress):
-            await copier.copy(walk)
+
+        def total() -> int | None:
+            return _least(report.expected.count_last, options.limit)
+
+        with Progress(total, shown=progress) as bar:
+            await Copier(write, outcome, options.limit, bar).copy(walk)
 
 
 async def copy_runs(
     space: SpaceHandle, write: Write, outcome: Outcome, options: Options, *, progress: bool
 ) -> None:
     """Every task of every run, several runs read at once."""
-    total = None
+    count = None
     if progress:
-        try:
-            total = await space.tasks().count()
-        except UnpodError:  # the rows will tell
-            total = None
+        with suppress(UnpodError):  # if it matters, the runs will tell
+            count = await space.tasks().count()
     streams = space.run_tasks_raw(concurrency=options.lanes(16), page_size=options.page_size)
-    async with streams as stream:
+    async with streams as stream, aclosing(_flat(stream)) as rows:
         outcome.report, outcome.failures = stream.report, stream.failures
-        copier = Copier(write, outcome, options.limit)
-        with Progress(outcome, lambda: total, options.limit, shown=progress):
-            await copier.copy(_flat(stream))
+        with Progress(lambda: _least(count, options.limit), shown=progress) as bar:
+            await Copier(write, outcome, options.limit, bar).copy(rows)
 
 
-async def _flat(stream: RunTasks[bytes]) -> AsyncIterator[bytes]:
+def _least(count: int | None, limit: int | None) -> int | None:
+    return count if limit is None or count is None else min(count, limit)
+
+
+async def _flat(stream: RunTasks[bytes]) -> AsyncGenerator[bytes, None]:
     async for _, tasks in stream:
         for task in tasks:
             yield task
@@ -68,8 +72,11 @@ class Copier:
     At most `HELD` bytes wait. `outcome.rows` counts what is written.
     """
 
-    def __init__(self, write: Write, outcome: Outcome, limit: int | None) -> None:
+    def __init__(
+        self, write: Write, outcome: Outcome, limit: int | None, progress: Progress
+    ) -> None:
         self._write = write
+        self._progress = progress
         self._outcome = outcome
         self._limit = limit
         self._lines: list[bytes] = []
@@ -98,7 +105,7 @@ class Copier:
     async def _read_all(self, rows: AsyncIterator[bytes]) -> None:
         taken = 0
         if self._limit == 0:
-            self._outcome.cut_short = True
+            self._outcome.cut_short = "limit"
             return
         async for row in rows:
             self._lines.append(row)
@@ -106,7 +113,7 @@ class Copier:
             self._ready.set()
             taken += 1
             if taken == self._limit:
-                self._outcome.cut_short = True
+                self._outcome.cut_short = "limit"
                 return
             if self._size >= HELD:
                 self._room = anyio.Event()
@@ -123,9 +130,14 @@ class Copier:
                 self._ready.set()
             self._room.set()
             try:
-                await to_thread.run_sync(self._write, b"\n".join([*lines, b""]))
+                # Abandoned on a signal, for whoever reads the pipe may never read again.
+                await to_thread.run_sync(self._put, lines, abandon_on_cancel=True)
             except OSError as error:
                 self._error = error
                 scope.cancel()
                 return
             self._outcome.rows += len(lines)
+            self._progress.update(self._outcome.rows)
+
+    def _put(self, lines: list[bytes]) -> None:
+        self._write(b"\n".join([*lines, b""]))

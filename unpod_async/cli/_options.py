@@ -12,15 +12,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from .._secrets import safe_text
-from ..errors import ConfigurationError
+from unpod_async._secrets import safe_text
+from unpod_async.errors import ConfigurationError
+
+from ._terminal import tell
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cyclopts import Token
 
-    from .._client import SpaceHandle, UnpodClient
+    from unpod_async._client import SpaceHandle, UnpodClient
+    from unpod_async._paging import Listing
 
 MAX_TOKEN_FILE = 65_536
 
@@ -73,10 +76,14 @@ class Options:
         int | None, Parameter(validator=Number(gte=0), help="Stop after so many rows.")
     ] = None
     quiet: Annotated[
-        bool, Parameter(negative="", help="No progress and no summary; errors all the same.")
+        bool,
+        Parameter(
+            negative="", show_default=False, help="No progress and no summary; errors all the same."
+        ),
     ] = False
     json: Annotated[
-        bool, Parameter(negative="", help="Tell the summary as one JSON object.")
+        bool,
+        Parameter(negative="", show_default=False, help="Tell the summary as one JSON object."),
     ] = False
 
     def lanes(self, usual: int = 4) -> int:
@@ -85,12 +92,16 @@ class Options:
         return lanes if self.limit is None else min(lanes, -(-self.limit // self.page_size) or 1)
 
     @property
+    def shows_progress(self) -> bool:
+        return sys.stderr.isatty() and not self.quiet
+
+    @property
     def rows_a_page(self) -> int:
         return self.page_size if not self.limit else min(self.page_size, self.limit)
 
     def client(self, lanes: int) -> UnpodClient:
         """A client as the flags say, not yet open. Raises `ConfigurationError`."""
-        from .. import Limits, UnpodClient
+        from unpod_async import Limits, UnpodClient
 
         return UnpodClient(
             token=None if self.token_file is None else read_token(self.token_file),
@@ -119,6 +130,9 @@ class SpaceOptions(Options):
         return client.space(self.space)
 
 
+DEFAULTS = SpaceOptions()
+
+
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class TaskFilters:
@@ -126,12 +140,15 @@ class TaskFilters:
 
     summary_status: Annotated[
         list[str] | None,
-        Parameter(help="Status that the evaluation gave the call; may be given several times."),
+        Parameter(
+            negative="",
+            help="Status that the evaluation gave the call; may be given several times.",
+        ),
     ] = None
-    search: Annotated[
-        str | None, Parameter(help="Regular expression over names and numbers.")
-    ] = None
-    call_type: Annotated[str | None, Parameter(help="inbound, outbound …")] = None
+    search: Annotated[str | None, Parameter(help="Regular expression over names and numbers.")] = (
+        None
+    )
+    call_type: Annotated[str | None, Parameter(help="inbound, outbound ...")] = None
     created_from: Annotated[
         datetime | float | None,
         Parameter(converter=moment, help="Created then or later: ISO 8601 or Unix seconds."),
@@ -143,8 +160,19 @@ class TaskFilters:
     user_id: Annotated[str | None, Parameter(help="Tasks of this user.")] = None
     thread_id: Annotated[str | None, Parameter(help="Tasks of this thread.")] = None
 
+    def tasks(self, space: SpaceHandle, run: str | None, page_size: int) -> Listing[Any]:
+        """The list of the space's tasks, or of one run's. Raises `ConfigurationError`."""
+        if run is None:
+            return space.tasks(page_size=page_size, **self.given())
+        if self.given():
+            raise ConfigurationError("--run takes no filters: the server has none for a run")
+        return space.run(run).tasks(page_size=page_size)
+
     def given(self) -> dict[str, Any]:
         return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+NO_FILTERS = TaskFilters()
 
 
 def read_token(path: str) -> str:
@@ -159,8 +187,8 @@ def read_token(path: str) -> str:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise ConfigurationError(f"the token file {path} cannot be read: {reason}") from None
     if stat.S_ISREG(mode) and mode & 0o077:
-        sys.stderr.write(
+        tell(
             f"warning: others may read {safe_text(path)} (mode {stat.S_IMODE(mode):04o}); "
-            "chmod 600 makes it yours alone\n"
+            "chmod 600 makes it yours alone"
         )
     return token.removesuffix("\n").removesuffix("\r")

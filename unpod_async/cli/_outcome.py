@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import (
+from unpod_async._secrets import safe_text
+from unpod_async.errors import (
     AuthenticationError,
     BadRequest,
     BusinessError,
@@ -16,10 +17,11 @@ from ..errors import (
     NotFound,
     PermissionDenied,
     RateLimited,
+    UnpodError,
 )
 
 if TYPE_CHECKING:
-    from .._walk import Report
+    from unpod_async._walk import Report
 
 EXIT_CODES: dict[int, str] = {
     0: "complete and verified, or as much as --limit or a closed pipe asked for",
@@ -45,8 +47,10 @@ class Outcome:
     report: Report | None = None
     failures: Sequence[tuple[Any, Exception]] = ()
     """Runs that could not be read, and why."""
-    cut_short: bool = False
-    """--limit was reached, or nobody reads the pipe any more."""
+    cut_short: Literal["limit", "pipe"] | None = None
+    """It was asked for no more: by --limit, or by who closed the pipe."""
+    missing: bool = False
+    """Rows are known to be missing, whatever the report says."""
     signal: int | None = None
     error: Exception | None = None
     more: dict[str, Any] = field(default_factory=dict)
@@ -66,8 +70,10 @@ class Outcome:
     @property
     def lacks_something(self) -> bool:
         report = self.report
-        return bool(self.failures) or (
-            report is not None and bool(report.missing or report.invalid or report.unreadable)
+        return (
+            self.missing
+            or bool(self.failures)
+            or (report is not None and bool(report.missing or report.invalid or report.unreadable))
         )
 
     @property
@@ -79,7 +85,7 @@ class Outcome:
         if self.lacks_something and report is not None:
             return f"NOT COMPLETE: {report.reason}"
         if self.cut_short:
-            return "stopped where it was asked to"
+            return "no more were asked for"
         if report is None or report.verified:
             return "verified: every row that lived throughout, once"
         if report.complete:
@@ -101,9 +107,22 @@ def is_refusal(error: BaseException) -> bool:
     (trouble upstream, or a query that the database does not take)."""
     if not isinstance(error, BusinessError):
         return False
-    from .._retry import is_upstream
+    from unpod_async._retry import is_upstream
 
     return error.errors is None or not is_upstream(BusinessError(error.message, errors=""))
+
+
+def told(error: Exception) -> str:
+    """An error as one harmless line, with the next step where one is known."""
+    if isinstance(error, UnpodError):
+        details = "" if error.errors is None else f": {error.errors}"
+        text = f"{error}{details}"
+    elif isinstance(error, OSError):
+        text = f"{error.filename or 'the output'}: {error.strerror or error}"
+    else:
+        text = f"{type(error).__name__}: {error} (a fault of unpod-async: please report it)"
+    advice = advice_on(error)
+    return safe_text(text) + (f"; {advice}" if advice else "")
 
 
 def advice_on(error: Exception) -> str | None:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
-import select
 import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from .._secrets import safe_text
-from ..errors import UnpodError
-from ._outcome import Outcome, advice_on
+from unpod_async._secrets import safe_text
+
+from ._copy import copy_list
+from ._outcome import Outcome, told
+from ._terminal import tell, write_stdout
+
+if TYPE_CHECKING:
+    from unpod_async._client import UnpodClient
+    from unpod_async._paging import Listing
+
+    from ._options import Options
 
 Work = Callable[[], Awaitable[None]]
 
@@ -38,7 +44,7 @@ async def _until_signal(outcome: Outcome, work: Work) -> None:
         try:
             await work()
         except BrokenPipeError:
-            outcome.cut_short = True
+            outcome.cut_short = "pipe"
         except Exception as error:
             outcome.error = error
         group.cancel_scope.cancel()
@@ -65,17 +71,33 @@ async def _watch(
 def finish(outcome: Outcome, *, quiet: bool, as_json: bool, json_to_stdout: bool = False) -> int:
     """Tell what became of the command; gives its exit code."""
     if as_json:
-        text = json.dumps(_summary(outcome)) + "\n"
+        text = json.dumps(_summary(outcome))
         if json_to_stdout:
             with suppress(BrokenPipeError):
-                write_stdout(text.encode())
+                write_stdout(f"{text}\n".encode())
         else:
-            sys.stderr.write(text)
+            tell(text)
     elif outcome.error is not None:
-        sys.stderr.write(f"error: {_told(outcome.error)}\n")
-    elif not quiet:
-        sys.stderr.write(f"{_prose(outcome)}\n")
+        after = f" after {outcome.rows:,} rows" if outcome.rows else ""
+        tell(f"error{after}: {told(outcome.error)}")
+    elif not quiet and outcome.cut_short != "pipe":
+        tell(_prose(outcome))
     return outcome.exit_code
+
+
+def print_list(
+    command: str, options: Options, listing_of: Callable[[UnpodClient], Listing[Any]]
+) -> int:
+    """A command that prints a list as JSON Lines; gives its exit code."""
+    outcome = Outcome(command)
+
+    async def work() -> None:
+        async with options.client(options.lanes()) as client:
+            shown = options.shows_progress and not sys.stdout.isatty()
+            await copy_list(listing_of(client), write_stdout, outcome, options, progress=shown)
+
+    run(outcome, work)
+    return finish(outcome, quiet=options.quiet, as_json=options.json)
 
 
 def _prose(outcome: Outcome) -> str:
@@ -85,22 +107,14 @@ def _prose(outcome: Outcome) -> str:
         verdict = f"stopped by {signal.Signals(outcome.signal).name}"
     if outcome.failures:
         run, error = outcome.failures[0]
-        verdict += f", the first is {run.run_id}: {_told(error)}"
+        verdict += f", the first is {run.run_id}: {told(error)}"
     return f"{rate_of(outcome)}{where}; {safe_text(verdict, limit=2000)}"
 
 
 def rate_of(outcome: Outcome) -> str:
     rate = outcome.rows / outcome.seconds if outcome.seconds else 0
-    return f"{outcome.rows:,} rows in {outcome.seconds:.1f} s ({rate:,.0f} rows/s)"
-
-
-def _told(error: Exception) -> str:
-    """An error as one harmless line, with the next step where one is known."""
-    text = str(error)
-    if not isinstance(error, UnpodError | OSError):
-        text = f"{type(error).__name__}: {text} (a fault of unpod-async: please report it)"
-    advice = advice_on(error)
-    return safe_text(text) + (f"; {advice}" if advice else "")
+    rows = "1 row" if outcome.rows == 1 else f"{outcome.rows:,} rows"
+    return f"{rows} in {outcome.seconds:.1f} s ({rate:,.0f} rows/s)"
 
 
 def _summary(outcome: Outcome) -> dict[str, Any]:
@@ -114,8 +128,8 @@ def _summary(outcome: Outcome) -> dict[str, Any]:
         "path": None if outcome.path is None else str(outcome.path),
         "exit_code": outcome.exit_code,
         "verdict": None if error or outcome.signal else outcome.verdict,
-        "error": None if error is None else _told(error),
-        "failures": [[run.run_id, _told(error)] for run, error in outcome.failures],
+        "error": None if error is None else told(error),
+        "failures": [[run.run_id, told(error)] for run, error in outcome.failures],
         "report": _report(outcome),
         **outcome.more,
     }
@@ -128,15 +142,7 @@ def _report(outcome: Outcome) -> dict[str, Any] | None:
 
     report: dict[str, Any] = to_builtins(outcome.report)
     # A row without an identity is somebody's call all the same: no copy of it in a summary.
-    report["invalid"] = [{"offset": row.offset, "reason": row.reason} for row in outcome.report.invalid]
+    report["invalid"] = [
+        {"offset": row.offset, "reason": row.reason} for row in outcome.report.invalid
+    ]
     return report
-
-
-def write_stdout(data: bytes) -> None:
-    """All of it, past Python's buffers: so none is lost or complained of at the end."""
-    rest = memoryview(data)
-    while rest:
-        try:
-            rest = rest[os.write(1, rest) :]
-        except BlockingIOError:  # whoever gave us this pipe made it non-blocking
-            select.select([], [1], [])

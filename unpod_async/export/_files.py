@@ -21,7 +21,7 @@ from threading import Lock
 import anyio
 from anyio import to_thread
 
-from ..errors import ConfigurationError
+from unpod_async.errors import ConfigurationError
 
 __all__ = ["SUFFIXES", "LinesFile", "open_lines"]
 
