@@ -300,6 +300,42 @@ def row(number: int, **changes: object) -> dict[str, object]:
     } | changes
 
 
+@pytest.mark.parametrize("prefetch", [1, 4])
+async def test_unreadable_rows_are_named_and_the_others_come(prefetch: int) -> None:
+    async with Simulator(seed=1, runs=3, tasks=30) as sim, client_of(sim) as client:
+        ids = sim.world.task_ids()
+        bad = [2, 4, 18, 24, 25, 29]
+        for offset in bad:
+            sim.world.poison(ids[offset])
+        rows: list[str] = []
+        with pytest.raises(IncompleteWalk, match="6 rows cannot be read") as caught:
+            async with client.space(sim.space_token).tasks().walk(prefetch=prefetch) as walk:
+                async for task in walk:
+                    rows.append(task.task_id)
+        assert rows == [task_id for index, task_id in enumerate(ids) if index not in bad]
+        assert caught.value.report.unreadable == bad
+        assert len(sim.requests) < 120
+
+
+async def test_a_row_whose_bytes_cannot_be_decoded_costs_only_itself() -> None:
+    rows = [row(number) for number in range(60)]
+    rows[17] = b'{"space_id":"1","task_id":"T17","input":{"a":NaN}}'
+    async with Simulator(rows=rows) as sim, client_of(sim) as client:
+        with pytest.raises(IncompleteWalk) as caught:
+            await client.space(sim.space_token).tasks().collect()
+        assert caught.value.report.unreadable == [17]
+        assert len(caught.value.items) == 59
+
+
+async def test_a_list_that_never_answers_is_an_outage_not_a_bad_row(
+    sim: Simulator, space: SpaceHandle
+) -> None:
+    sim.fault("upstream", times=None)
+    with pytest.raises(BusinessError):
+        await space.tasks().collect()
+    assert len(sim.requests) < 30
+
+
 async def test_rows_without_a_usable_id_are_reported_with_their_bytes() -> None:
     rows = [row(1), {"space_id": "1", "task_id": ""}, row(2), b"17", row(3, task_id=None), row(4)]
     async with Simulator(rows=rows) as sim, client_of(sim) as client:

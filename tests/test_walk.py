@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from walk_model import Churn, ModelList, Outcome, walk
+from walk_model import Churn, ModelList, Outage, Outcome, walk
 
 from unpod_async._walk import ChainWalk
 from unpod_async._windows import Answer, CountedWalk, ServerMemory, Window, plan
@@ -219,6 +219,50 @@ def test_rows_that_move_to_the_head_leave_no_false_proof(lanes: int) -> None:
     for seed in range(200):
         outcome = walk(MovingList(600, random.Random(seed)), size=50, lanes=lanes)
         assert not (outcome.report.verified and outcome.lost)
+
+
+@pytest.mark.parametrize("lanes", [1, 4])
+@pytest.mark.parametrize(("rows", "size"), [(30, 200), (1000, 50), (1000, 200)])
+def test_rows_that_cannot_be_read_cost_only_themselves(rows: int, size: int, lanes: int) -> None:
+    for seed in range(40):
+        rng = random.Random(seed)
+        offsets = sorted(rng.sample(range(rows), 6))
+        model = ModelList(rows, rng, bad={f"T{rows - offset:06d}" for offset in offsets})
+        outcome = walk(model, size=size, lanes=lanes)
+        assert outcome.lost == set()
+        assert outcome.repeated == 0
+        assert outcome.report.unreadable == offsets
+        assert outcome.report.missing
+        assert not outcome.report.verified
+        if rows == 30:
+            assert outcome.requests < 120
+
+
+@pytest.mark.parametrize("lanes", [1, 4])
+def test_unreadable_rows_that_move_cost_next_to_nothing_and_are_never_called_proved(
+    lanes: int,
+) -> None:
+    """Single rows have no overlap, so this cannot be exact; the rate is held here."""
+    losing = 0
+    for seed in range(100):
+        rng = random.Random(seed)
+        bad = {f"T{number:06d}" for number in rng.sample(range(1, 1001), 6)}
+        model = ModelList(1000, rng, Churn(inserts=0.1, deletes=0.1), bad=bad)
+        outcome = walk(model, size=50, lanes=lanes)
+        losing += bool(outcome.lost)
+        assert len(outcome.lost) <= 2
+        assert outcome.repeated == 0
+        assert not outcome.report.verified
+    assert losing <= 8
+
+
+def test_a_server_that_stops_answering_is_an_outage() -> None:
+    rng = random.Random(1)
+    model = ModelList(1000, rng)
+    model.bad = set(model.rows[400:])
+    with pytest.raises(Outage):
+        walk(model, size=50)
+    assert model.requests < 60
 
 
 def test_a_last_page_that_repeats_for_ever_ends_the_walk() -> None:

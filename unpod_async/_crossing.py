@@ -23,7 +23,8 @@ T = TypeVar("T")
 SINGLE = 4  # rows in question below which they are read one by one
 DEAD = 4  # failures in a row, where a known row should be, that make an outage
 LOST = 40  # looks for the anchor before the crossing goes on without it
-OUTAGE = 16  # rows in a row that fail: this is no bad row
+OUTAGE = 16  # rows in a row that fail: these are no bad rows
+SILENCE = 8  # … where nothing at all has answered yet
 
 
 class Step(Enum):
@@ -65,6 +66,7 @@ class Crossing(Generic[T]):
         self._dead = 0  # failures in a row
         self._looks = 0
         self._ended = False
+        self._alive = anchor is not None
         self._state = _State.STEP if sure or anchor is None else _State.FIND
 
     def window(self) -> Window:
@@ -123,14 +125,19 @@ class Crossing(Generic[T]):
         return Step.ON
 
     def _step(self, answer: Answer[T] | None, ordinals: Mapping[str, int]) -> Step:
-        if answer is None and self._state is _State.STEP:
+        if answer is None and self._state is _State.STEP and self._alive:
             self._state = _State.SURE
             return Step.ON
+        if answer is not None and not self._alive:  # so it is the rows: name them for sure
+            self._alive = True
+            if self.failed:
+                return self._stand_on(self._at, None)
         self._state = _State.STEP
         if answer is None or (answer.length and not answer.ids):
             self.failed += [] if answer else [self.landed]
             self.landed += 1
-            return Step.OUTAGE if len(self.failed) >= OUTAGE else Step.ON
+            most = OUTAGE if self._alive else SILENCE
+            return Step.OUTAGE if len(self.failed) >= most else Step.ON
         if answer.length and answer.ids[0] in ordinals:  # rows were born above
             self._lose()
             self._at = self.landed

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from ._fanout import FanOut
 from ._protocol import Request, check_whole, excerpt
 from ._report import Report
+from ._retry import is_unreadable
 from ._walk import ChainWalk
 from ._windows import Answer, CountedWalk, ServerMemory, Window
 from .errors import (
@@ -159,10 +160,12 @@ class Listing(Generic[T]):
 
     async def page(self, window: Window) -> Page[T]:
         """Fetch and decode; a body that is no envelope is asked for once more."""
+        body = await self._fetch(window)
         try:
-            return self._decode(await self._fetch(window), window)
+            return self._decode(body, window)
         except EnvelopeError:
-            body = await self._fetch(window)
+            if not window.once:
+                body = await self._fetch(window)
         try:
             return self._decode(body, window)
         except EnvelopeError as error:
@@ -179,7 +182,9 @@ class Listing(Generic[T]):
         return page
 
     async def _fetch(self, window: Window) -> bytes:
-        return await self._source.fetch(self._request(window), deadline=self._options.deadline)
+        return await self._source.fetch(
+            self._request(window), deadline=self._options.deadline, once=window.once
+        )
 
     def _request(self, window: Window) -> Request:
         paging = f"page={window.page}&page_size={window.size}"
@@ -255,24 +260,30 @@ class _Reading(Generic[T]):
     def report(self) -> Report:
         return self.plan.report
 
-    async def ask(self, window: Window) -> Answer[T] | None:
-        """The answer to a window; None if it was too large to be read whole."""
+    async def ask(self, window: Window) -> Answer[T] | UnpodError:
+        """The answer to a window, or the error that the walk may find a way round: too much
+        for one answer, or a row that cannot be read. Raises all others."""
         if self.report.started is None:
             self.report.started = _now()
         if window.delay:
             await anyio.sleep(window.delay)
         try:
             return await self.listing.answer(window, self._home)
-        except ResponseTooLarge:
-            if window.size == 1:
-                raise
-            return None
+        except UnpodError as error:
+            if is_unreadable(error) or (isinstance(error, ResponseTooLarge) and window.size > 1):
+                return error
+            raise
 
-    def hear(self, window: Window, answer: Answer[T] | None) -> None:
-        if answer is None:
+    def hear(self, window: Window, answer: Answer[T] | UnpodError) -> None:
+        """Give the planner what came. Raises the error when nothing answers any more."""
+        if isinstance(answer, ResponseTooLarge):
             self.plan.shrink(window)
-            return
-        self.ready.extend(self.plan.feed(window, answer))
+        elif isinstance(answer, UnpodError):
+            self.ready.extend(self.plan.fail(window))
+            if self.plan.outage:
+                raise answer
+        else:
+            self.ready.extend(self.plan.feed(window, answer))
         if self.plan.done:
             self.report.ended = _now()
 
@@ -335,7 +346,7 @@ class Walk(Generic[T]):
 
     async def __aenter__(self) -> Self:
         self._heard = anyio.Event()
-        self._pages: FanOut[Window, Answer[T] | None] = FanOut(
+        self._pages: FanOut[Window, Answer[T] | UnpodError] = FanOut(
             self._reading.ask, self._windows(), lanes=self._lanes
         )
         await self._pages.__aenter__()
@@ -362,7 +373,7 @@ class Walk(Generic[T]):
                 raise
             if error is not None and reading.plan.wants(window):
                 raise error
-            if error is None:
+            if answer is not None:
                 reading.hear(window, answer)
             self._heard.set()
         return reading.ready.popleft()

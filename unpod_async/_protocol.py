@@ -341,15 +341,13 @@ def _clean(errors: Any, secret: Secret | None, depth: int = 8) -> Any:
         return errors
     try:
         text = msgspec.json.encode(errors).decode("utf-8", "replace")
-    except (ValueError, RecursionError):
-        return "(not shown: too deep, or a number too long)"
+    except RecursionError:
+        return "(nested too deeply to be shown)"
     if len(text) > EXCERPT or not depth:
         return _shown(text, secret)
     if isinstance(errors, list):
         return [_clean(item, secret, depth - 1) for item in errors]
-    return {
-        _shown(key, secret): _clean(item, secret, depth - 1) for key, item in errors.items()
-    }
+    return {_shown(key, secret): _clean(item, secret, depth - 1) for key, item in errors.items()}
 
 
 def excerpt(body: bytes, secret: Secret | None = None) -> str:

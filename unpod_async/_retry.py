@@ -11,7 +11,7 @@ from typing import NamedTuple
 import backoff
 from msgspec import Struct
 
-from .errors import BusinessError, ConfigurationError, UnpodError
+from .errors import BusinessError, ConfigurationError, ProtocolError, UnpodError
 
 __all__ = ["AdaptiveLimit", "Failure", "GiveUp", "Kind", "Limits", "Retry", "RetryPolicy", "decide"]
 
@@ -128,6 +128,15 @@ def is_upstream(error: UnpodError) -> bool:
 def _names_callers_fault(errors: str) -> bool:
     """A proxy's HTML page never does, whatever its words ("skip to content")."""
     return not errors.lstrip().startswith("<") and _CALLERS_FAULT.search(errors) is not None
+
+
+def is_unreadable(error: UnpodError) -> bool:
+    """Whether this may tell of a row that the server cannot send (206 upstream, 500) or
+    whose bytes cannot be read: then a smaller page may do. A page of HTML tells of neither."""
+    if isinstance(error, BusinessError):
+        return is_upstream(error)
+    damaged = type(error) is ProtocolError and error.status == 200
+    return error.status == 500 or (damaged and error.body.lstrip().startswith("{"))
 
 
 def ceilings(base: float, cap: float, count: int) -> list[float]:

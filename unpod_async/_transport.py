@@ -4,6 +4,7 @@ exceptions, and carries out what `_retry` decides under the client's one limiter
 from __future__ import annotations
 
 import asyncio
+import errno
 import inspect
 import logging
 import random
@@ -11,21 +12,24 @@ import socket
 import ssl
 import time
 from collections.abc import Awaitable, Callable
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 
 import aiohttp
 import anyio
 from yarl import URL
 
-from ._protocol import MAX_BODY, Request, Response, check_visible, error_for, headers_for, inflate
+from ._protocol import MAX_BODY, Request, Response, check_token, error_for, headers_for, inflate
 from ._retry import (
     AdaptiveLimit,
     Failure,
     GiveUp,
     Kind,
     Limits,
+    Retry,
     RetryPolicy,
     decide,
+    is_unreadable,
     kind_of_answer,
 )
 from ._secrets import Secret, safe_text
@@ -47,43 +51,55 @@ logger = logging.getLogger("unpod_async")
 
 KEEP_ALIVE = 4.0  # seconds; the server drops idle connections after 5 without notice
 MAX_COMPRESSED = 16 * 2**20
+try:
+    USER_AGENT = f"unpod-async/{version('unpod-async')}"
+except PackageNotFoundError:  # frozen applications leave the metadata out
+    USER_AGENT = "unpod-async"
 
 TokenSource = Callable[[], str | Awaitable[str]]
 
 
 class Credentials:
     """Who asks: a token (or a callable that gives one, sync or async), the authorization
-    scheme, and the organization."""
+    scheme, and the organization.
+
+    The callable is asked when a token is first needed and after one was refused, once for
+    all requests that wait. What it raises goes to the caller of the request as it is.
+    """
 
     def __init__(self, token: Secret | TokenSource, scheme: str, org_handle: str | None) -> None:
         self._token = token
         self._scheme = scheme
         self._org_handle = org_handle
         self._current = token if isinstance(token, Secret) else None
+        self._asking = anyio.Lock()
 
     @property
     def renewable(self) -> bool:
         return not isinstance(self._token, Secret)
 
-    @property
-    def secret(self) -> Secret | None:
-        return self._current
+    async def secret(self) -> Secret:
+        if (secret := self._current) is not None:
+            return secret
+        async with self._asking:
+            if self._current is None:
+                assert not isinstance(self._token, Secret)
+                self._current = check_token("the token callable", await _ask(self._token))
+            return self._current
 
-    def forget(self) -> None:
-        """Ask the callable again before the next attempt."""
-        if not isinstance(self._token, Secret):
+    def refused(self, secret: Secret) -> None:
+        """Ask the callable again before the next attempt, unless that was done since."""
+        if self.renewable and self._current is secret:
             self._current = None
 
-    async def headers(self) -> dict[str, str]:
-        if self._current is None:
-            self._current = await self._ask()
-        return headers_for(self._current, self._scheme, self._org_handle)
+    def headers(self, secret: Secret) -> dict[str, str]:
+        return headers_for(secret, self._scheme, self._org_handle)
 
-    async def _ask(self) -> Secret:
-        assert not isinstance(self._token, Secret)
-        given = self._token()
-        value = await given if inspect.isawaitable(given) else given
-        return Secret(check_visible("the token callable", value))
+
+async def _ask(source: TokenSource) -> Secret:
+    """A function of its own, so that no frame that may raise holds the plain token."""
+    given = source()
+    return Secret(await given if inspect.isawaitable(given) else given)
 
 
 class Transport:
@@ -128,21 +144,32 @@ class Transport:
             self._usable()
             return
         self._loop = _running_loop()
+        self._session = self._new_session()
+        self._limiter = anyio.CapacityLimiter(self._adaptive.whole)
+
+    def _new_session(self) -> aiohttp.ClientSession:
         connector = self._connector or aiohttp.TCPConnector(
-            limit=self._limits.max_concurrency, keepalive_timeout=KEEP_ALIVE
+            limit=self._limits.max_concurrency,
+            keepalive_timeout=KEEP_ALIVE,
+            # With aiodns installed aiohttp would take that, whose errors do not tell an
+            # unknown name from a resolver that is down for the moment.
+            resolver=aiohttp.ThreadedResolver(),
         )
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            connector_owner=self._connector is None,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            trust_env=False,
-            headers={"User-Agent": f"unpod-async/{version('unpod-async')}"},
-        )
+        try:
+            session = aiohttp.ClientSession(
+                connector=connector,
+                connector_owner=self._connector is None,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                trust_env=False,
+                headers={"User-Agent": USER_AGENT},
+            )
+        except RuntimeError:
+            raise ConfigurationError("connector belongs to another event loop") from None
         # aiohttp sends an idempotent request again by itself when a kept-alive connection
         # turns out dead, so that n attempts could become 2n requests. One layer retries: ours.
-        self._session._retry_connection = False
-        self._limiter = anyio.CapacityLimiter(self._adaptive.whole)
+        session._retry_connection = False
+        return session
 
     async def aclose(self) -> None:
         """Close all connections; may be called twice, and from another task."""
@@ -159,12 +186,17 @@ class Transport:
             raise ConfigurationError("this client is not open: use `async with`, or await open()")
         if _running_loop() is not self._loop:
             raise ConfigurationError("this client was opened in another event loop")
+        if self._session.closed:
+            raise ConfigurationError("the connector that this client was given is closed")
         return self._session, self._limiter
 
     # -- one page -------------------------------------------------------------------
 
-    async def fetch(self, request: Request, *, deadline: float | None = None) -> bytes:
-        """The body of the answer, decompressed. Raises what `_retry` gives up with."""
+    async def fetch(
+        self, request: Request, *, deadline: float | None = None, once: bool = False
+    ) -> bytes:
+        """The body of the answer, decompressed. Raises what `_retry` gives up with; `once`
+        gives up at the first sign of a row that cannot be read."""
         self._usable()
         started = self._clock()
         ends = started + (self._policy.deadline if deadline is None else deadline)
@@ -179,12 +211,15 @@ class Transport:
             if self._may_renew(outcome, failures):
                 attempts.append(Attempt(now - started, 401, 0.0))
                 continue
-            verdict = decide(failures, remaining=ends - now, policy=self._policy, rng=self._rng)
+            verdict: Retry | GiveUp = GiveUp()
+            if not (once and is_unreadable(outcome.error)):
+                verdict = decide(failures, remaining=ends - now, policy=self._policy, rng=self._rng)
             wait = None if isinstance(verdict, GiveUp) else verdict.wait
             attempts.append(Attempt(now - started, _outcome(outcome.error), wait))
             if isinstance(verdict, GiveUp):
                 raise self._final(outcome.error, request, attempts, verdict) from None
-            logger.info("%s: retry in %.2f s (%s)", request.path, wait, _outcome(outcome.error))
+            with suppress(Exception):  # a log handler that raises is no reason to give up
+                logger.info("%s: retry in %.2f s (%s)", request.path, wait, attempts[-1].outcome)
             if verdict.pause:
                 self._paused_until = max(self._paused_until, now + verdict.wait)
             await self._sleep(verdict.wait)
@@ -192,10 +227,8 @@ class Transport:
     def _may_renew(self, failure: Failure, failures: list[Failure]) -> bool:
         """A refused token that came from a callable is asked for again, once."""
         refusals = sum(isinstance(one.error, AuthenticationError) for one in failures)
-        if not (isinstance(failure.error, AuthenticationError) and refusals == 1):
-            return False
-        self._credentials.forget()
-        return self._credentials.renewable
+        refused = isinstance(failure.error, AuthenticationError)
+        return refused and refusals == 1 and self._credentials.renewable
 
     def _final(
         self, error: UnpodError, request: Request, attempts: list[Attempt], verdict: GiveUp
@@ -216,29 +249,34 @@ class Transport:
 
     async def _attempt(self, request: Request, ends: float) -> bytes | Failure:
         """One try under the limiter; its clock starts when it holds its slot."""
-        session, limiter = self._usable()
+        _, limiter = self._usable()
         slot = object()
-        await self._take_slot(limiter, slot)
+        if not await self._take_slot(limiter, slot, ends):
+            late = DeadlineExceeded("no time was left to send the request")
+            return Failure(late, Kind.NEVER)
         try:
             began = self._clock()
-            if began >= ends:
-                return Failure(DeadlineExceeded("the deadline has passed"), Kind.NEVER)
-            outcome = await self._send(session, request, ends - began)
+            outcome = await self._send(request, ends)
             self._learn(limiter, outcome, began)
             return outcome
         finally:
             limiter.release_on_behalf_of(slot)
 
-    async def _take_slot(self, limiter: anyio.CapacityLimiter, slot: object) -> None:
-        """A slot, once no pause holds the whole client back."""
+    async def _take_slot(self, limiter: anyio.CapacityLimiter, slot: object, ends: float) -> bool:
+        """Whether there was a slot in time, once no pause holds the whole client back."""
         while True:
-            if (wait := self._paused_until - self._clock()) > 0:
+            now = self._clock()
+            wait = self._paused_until - now
+            if now + max(wait, 0.0) >= ends:
+                return False
+            if wait > 0:
                 await self._sleep(wait)
                 continue
-            await limiter.acquire_on_behalf_of(slot)
-            if self._paused_until <= self._clock():
-                return
-            limiter.release_on_behalf_of(slot)
+            with anyio.move_on_after(ends - now):
+                await limiter.acquire_on_behalf_of(slot)
+                if self._paused_until <= self._clock():
+                    return True
+                limiter.release_on_behalf_of(slot)
 
     def _learn(
         self, limiter: anyio.CapacityLimiter, outcome: bytes | Failure, began: float
@@ -250,29 +288,39 @@ class Transport:
             self._adaptive.overloaded(now, now - began)
         limiter.total_tokens = self._adaptive.whole
 
-    async def _send(
-        self, session: aiohttp.ClientSession, request: Request, remaining: float
-    ) -> bytes | Failure:
-        headers = await self._credentials.headers()
-        policy = self._policy
-        timeout = aiohttp.ClientTimeout(
-            total=min(policy.attempt_timeout, remaining),
-            sock_connect=policy.connect_timeout,
-            sock_read=policy.read_timeout,
-        )
+    async def _send(self, request: Request, ends: float) -> bytes | Failure:
+        secret = None
+        with anyio.move_on_after(self._time_for_an_attempt(ends)):
+            secret = await self._credentials.secret()
+        if secret is None:
+            return Failure(RequestTimeout("the token callable took too long"), Kind.NEVER)
+        session, _ = self._usable()  # it may have been closed in the meantime
         try:
             answer = await session.get(
-                self._url(request), headers=headers, timeout=timeout, allow_redirects=False
+                self._url(request),
+                headers=self._credentials.headers(secret),
+                timeout=aiohttp.ClientTimeout(
+                    total=self._time_for_an_attempt(ends),
+                    sock_connect=self._policy.connect_timeout,
+                    sock_read=self._policy.read_timeout,
+                ),
+                allow_redirects=False,
             )
-            response = inflate(await _read(answer))
-        except UnpodError as error:
-            return Failure(error, _kind_of_body(error))
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            return translate(error)
-        error_answer = error_for(request, response, secret=self._credentials.secret)
-        if error_answer is None:
-            return response.body
-        return Failure(error_answer, kind_of_answer(error_answer))
+            response = await _read(answer)
+            error = error_for(request, response, secret=secret)
+            if error is None:
+                return inflate(response).body
+        except UnpodError as damage:
+            return Failure(damage, _kind_of_body(damage))
+        except (aiohttp.ClientError, OSError, ValueError) as cause:
+            return translate(cause)
+        if isinstance(error, AuthenticationError):
+            self._credentials.refused(secret)
+        return Failure(error, kind_of_answer(error))
+
+    def _time_for_an_attempt(self, ends: float) -> float:
+        # Not 0, which aiohttp takes as no limit.
+        return max(0.001, min(self._policy.attempt_timeout, ends - self._clock()))
 
     def _url(self, request: Request) -> URL:
         return URL.build(
@@ -295,8 +343,9 @@ async def _read(answer: aiohttp.ClientResponse) -> Response:
     """The whole answer, never more of it than the caps allow. Whatever goes wrong, its
     connection is not used again."""
     try:
-        headers = {name.lower(): value for name, value in answer.headers.items()}
-        cap = MAX_COMPRESSED if headers.get("content-encoding") else MAX_BODY
+        headers = {name.lower(): ", ".join(answer.headers.getall(name)) for name in answer.headers}
+        plain = headers.get("content-encoding", "").lower() in ("", "identity")
+        cap = MAX_BODY if plain else MAX_COMPRESSED
         if (answer.content_length or 0) > cap:
             raise ResponseTooLarge(
                 f"the answer has {answer.content_length} bytes, the cap is {cap}"
@@ -326,6 +375,9 @@ def _outcome(error: UnpodError) -> int | str:
 
 # -- the one table of exception translations, most special first -------------------------
 
+# What a broken connection is to aiohttp: a ClientOSError with one of these numbers.
+_RESET = {errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED}
+
 _RESOLVER_MAY_RECOVER = {
     code for name in ("EAI_AGAIN", "EAI_SYSTEM") if (code := getattr(socket, name, None))
 }
@@ -352,6 +404,12 @@ def _tls(error: BaseException) -> Failure:
     host = safe_text(getattr(error, "host", "") or "the server", limit=253)
     reason = safe_text(getattr(error, "certificate_error", None) or error, limit=200)
     return Failure(ConnectionFailed(f"no secure connection to {host}: {reason}"), Kind.NEVER)
+
+
+def _lost_or_refused(error: BaseException) -> Failure:
+    if getattr(error, "errno", None) in _RESET:
+        return Failure(ConnectionFailed("the connection was reset"), Kind.DEAD_SOCKET)
+    return _refused(error)
 
 
 def _refused(error: BaseException) -> Failure:
@@ -405,8 +463,8 @@ _TRANSLATIONS: tuple[
     (aiohttp.ClientPayloadError, _lost("the answer ended early")),
     ((aiohttp.InvalidURL, ValueError), _unsendable),
     (
-        (aiohttp.ClientConnectionResetError, ConnectionResetError),
+        (aiohttp.ClientConnectionResetError, ConnectionError),
         _lost("the connection was reset", Kind.DEAD_SOCKET),
     ),
-    ((aiohttp.ClientConnectionError, OSError), _refused),
+    ((aiohttp.ClientConnectionError, OSError), _lost_or_refused),
 )

@@ -100,6 +100,7 @@ class ChainWalk(Generic[T]):
         self._floor = 0  # no window may start above this offset: it would hold the bad row
         self._crossing: Crossing[T] | None = None
         self._bottom: str | None = None
+        self._stepped = False  # rows were read one by one: no answer joins them
         self._allowance = 0  # requests beyond the budget that bad rows are worth
         self._chaining = True
         self._doubt: str | None = None  # the first reason why this walk proves nothing
@@ -368,6 +369,7 @@ class ChainWalk(Generic[T]):
             self.outage = True
             return []
         self._crossing = None
+        self._stepped = True
         self._allowance += 4 * self._size.bit_length() + 2 * LOST
         self.report.unreadable += crossing.failed
         if step is Step.END:
@@ -524,6 +526,8 @@ class ChainWalk(Generic[T]):
     def _blemish(self) -> str | None:
         if self.report.unreadable:
             return f"{len(self.report.unreadable)} rows cannot be read"
+        if self._stepped:
+            return "rows had to be read one by one, beside one that could not be read at first"
         if self.report.invalid:
             return f"{len(self.report.invalid)} rows have no usable identity"
         if self.report.foreign:

@@ -14,8 +14,8 @@ from unpod_async.errors import IncompleteWalk, UnpodError
 from ._progress import Progress
 
 if TYPE_CHECKING:
+    from unpod_async import Listing, RunTasks
     from unpod_async._client import SpaceHandle
-    from unpod_async._paging import Listing, RunTasks
 
     from ._options import Options
     from ._outcome import Outcome

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from cyclopts import Token
 
-    from unpod_async._client import SpaceHandle, UnpodClient
-    from unpod_async._paging import Listing
+    from unpod_async import Listing, UnpodClient
+    from unpod_async._client import SpaceHandle
 
 MAX_TOKEN_FILE = 65_536
 

@@ -21,7 +21,7 @@ from unpod_async.errors import (
 )
 
 if TYPE_CHECKING:
-    from unpod_async._walk import Report
+    from unpod_async import Report
 
 EXIT_CODES: dict[int, str] = {
     0: "complete and verified, or as much as --limit or a closed pipe asked for",

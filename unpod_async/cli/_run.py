@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import anyio
+from anyio import to_thread
 
 from unpod_async._secrets import safe_text
 
@@ -19,8 +20,7 @@ from ._outcome import Outcome, told
 from ._terminal import tell, write_stdout
 
 if TYPE_CHECKING:
-    from unpod_async._client import UnpodClient
-    from unpod_async._paging import Listing
+    from unpod_async import Listing, UnpodClient
 
     from ._options import Options
 
@@ -53,19 +53,20 @@ async def _until_signal(outcome: Outcome, work: Work) -> None:
 async def _watch(
     outcome: Outcome, scope: anyio.CancelScope, *, task_status: anyio.abc.TaskStatus[None]
 ) -> None:
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        receiver = anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM)
-        with receiver as signals:
+        with anyio.open_signal_receiver(*handlers) as signals:
             task_status.started()
             async for number in signals:
                 outcome.signal = number
+                handlers = dict.fromkeys(handlers, signal.SIG_DFL)
                 scope.cancel()
                 break
     except NotImplementedError:  # on Windows, where Ctrl-C raises KeyboardInterrupt
         task_status.started()
-        return
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def finish(outcome: Outcome, *, quiet: bool, as_json: bool, json_to_stdout: bool = False) -> int:
@@ -92,7 +93,7 @@ def print_list(
     outcome = Outcome(command)
 
     async def work() -> None:
-        async with options.client(options.lanes()) as client:
+        async with await to_thread.run_sync(options.client, options.lanes()) as client:
             shown = options.shows_progress and not sys.stdout.isatty()
             await copy_list(listing_of(client), write_stdout, outcome, options, progress=shown)
 

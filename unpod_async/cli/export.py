@@ -92,9 +92,11 @@ def export(
     outcome = Outcome(command)
 
     async def work() -> None:
+        from anyio import to_thread
+
         from unpod_async.export import open_lines
 
-        async with options.client(lanes) as client:
+        async with await to_thread.run_sync(options.client, lanes) as client:
             space = options.space_of(client)
             async with open_lines(target.to, force=target.force) as file:
                 await read(space, file.write, outcome)

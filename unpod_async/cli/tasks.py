@@ -9,8 +9,7 @@ from cyclopts import Parameter
 from ._options import DEFAULTS, NO_FILTERS, SpaceOptions, TaskFilters
 
 if TYPE_CHECKING:
-    from unpod_async._client import UnpodClient
-    from unpod_async._paging import Listing
+    from unpod_async import Listing, UnpodClient
 
 
 def tasks(
