@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import html
 import json
 import pickle
 import pprint
@@ -77,7 +78,7 @@ def test_a_traceback_with_locals_shows_no_secret() -> None:
     trace = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
     text = "".join(trace.format())
     assert "Secret(***)" in text
-    assert CANARY not in text.replace(f'"{CANARY}"', "")  # the source line of this test
+    assert CANARY not in text
 
 
 def test_secrets_compare_by_value_and_never_equal_their_text() -> None:
@@ -111,7 +112,7 @@ AWKWARD = 'S3C/R3+T=%"<&\'\\CANARY~'
         lambda token: base64.urlsafe_b64encode(token.encode()).decode(),
         lambda token: base64.urlsafe_b64encode(token.encode()).decode().rstrip("="),
         lambda token: json.dumps(token)[1:-1],
-        lambda token: __import__("html").escape(token),
+        html.escape,
     ],
 )
 def test_redact_knows_the_forms_in_which_a_server_echoes_a_token(

@@ -111,7 +111,7 @@ class UnpodClient:
             limits=_checked("limits", limits, Limits),
             connector=connector,
         )
-        self._source = Source(self._transport.fetch, ServerMemory())
+        self._source = Source(self._transport.fetch, ServerMemory(), self.base_url, self.org_handle)
 
     def __repr__(self) -> str:
         return f"<UnpodClient {self.base_url}>"

@@ -10,10 +10,10 @@ step is taken again from where the anchor is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from enum import Enum
 from typing import Generic, TypeVar
 
+from ._seen import Seen
 from ._windows import Answer, Window
 
 __all__ = ["Crossing", "Step"]
@@ -74,39 +74,39 @@ class Crossing(Generic[T]):
             return Window(self.landed + 1, 1, once=self._state is _State.STEP)
         return Window(self._at + 1, 1)
 
-    def heard(self, answer: Answer[T] | None, ordinals: Mapping[str, int]) -> Step:
+    def heard(self, answer: Answer[T] | None, known: Seen[T]) -> Step:
         """Take the answer to `window()`; None if it failed."""
         looking = self._state in (_State.FIND, _State.CHECK)
         self._dead = 0 if answer is not None else self._dead + looking
         if self._dead >= DEAD:
             return Step.OUTAGE
         if self._state is _State.FIND:
-            return self._find(answer, ordinals)
+            return self._find(answer, known)
         if self._state is _State.CHECK:
             if answer is not None and answer.ids == [self._anchor]:
                 self._state = _State.CONFIRM
                 return Step.ON
             self._lose()
-            return self._find(answer, ordinals)
+            return self._find(answer, known)
         if self._state is _State.CONFIRM:
             # A birth and a death between two looks may have hidden a row from the first.
             if answer is not None and answer.ids == ([] if self._ended else [self.row_id]):
                 return self._arrived()
             self._lose()
             return Step.ON
-        return self._step(answer, ordinals)
+        return self._step(answer, known)
 
     def _lose(self) -> None:
         self._state, self._low, self._high, self.shaken = _State.FIND, None, None, True
 
-    def _find(self, answer: Answer[T] | None, ordinals: Mapping[str, int]) -> Step:
+    def _find(self, answer: Answer[T] | None, known: Seen[T]) -> Step:
         """Look for a known row with none behind it."""
         self._looks += 1
         here = self._at
         seen = answer.ids[0] if answer and answer.ids else ""
-        if seen in ordinals:
+        if (ordinal := known.ordinal(seen)) is not None:
             self._low = here, seen
-            behind = len(ordinals) - 1 - ordinals[seen]
+            behind = known.count - 1 - ordinal
             if not behind or self._high == here + 1:
                 return self._stand_on(here, seen)
             self._at = here + (behind if self._looks < LOST // 4 else 1)
@@ -124,7 +124,7 @@ class Crossing(Generic[T]):
         self._state, self.landed, self.failed = _State.STEP, at + 1, []
         return Step.ON
 
-    def _step(self, answer: Answer[T] | None, ordinals: Mapping[str, int]) -> Step:
+    def _step(self, answer: Answer[T] | None, known: Seen[T]) -> Step:
         if answer is None and self._state is _State.STEP and self._alive:
             self._state = _State.SURE
             return Step.ON
@@ -138,7 +138,7 @@ class Crossing(Generic[T]):
             self.landed += 1
             most = OUTAGE if self._alive else SILENCE
             return Step.OUTAGE if len(self.failed) >= most else Step.ON
-        if answer.length and answer.ids[0] in ordinals:  # rows were born above
+        if answer.length and answer.ids[0] in known:  # rows were born above
             self._lose()
             self._at = self.landed
             return Step.ON if self._anchor else self._stand_on(self.landed, None)

@@ -14,6 +14,7 @@ from typing import Any, Generic, Literal, NamedTuple, Self, TypeVar
 import anyio
 from msgspec.structs import replace
 
+from ._checkpoint import VERSION, Checkpoint, WalkState, read_checkpoint
 from ._fanout import FanOut
 from ._protocol import Request, check_whole, excerpt
 from ._report import Report
@@ -44,6 +45,8 @@ class Source(NamedTuple):
 
     fetch: Fetch
     memory: ServerMemory
+    base_url: str
+    org_handle: str | None
 
 
 class ListOptions(NamedTuple):
@@ -126,19 +129,43 @@ class Listing(Generic[T]):
         """The server's own count, by one small request; None where it gives none."""
         return (await self.page(Window(1, 1))).count
 
-    def walk(self, *, prefetch: int = 4) -> Walk[T]:
+    def walk(self, *, prefetch: int = 4, resume: dict[str, Any] | None = None) -> Walk[T]:
         """The same rows in the same order, read in parallel: at most `prefetch` pages under
-        way. An async context manager; iterate it inside. Its `report` is the receipt."""
-        return Walk(self, check_whole("prefetch", prefetch, most=1000))
+        way. An async context manager; iterate it inside. Its `report` is the receipt.
+
+        `resume` is what `checkpoint()` of another walk over the same list gave, or an error's
+        `checkpoint`: the walk goes on behind that row, without loss or repetition, also when
+        rows came and went in between. Raises `ConfigurationError` for a checkpoint of another
+        job or version.
+        """
+        lanes = check_whole("prefetch", prefetch, most=1000)
+        if resume is None:
+            return Walk(_Reading(self, self.planner(lanes=lanes)), lanes)
+        checkpoint = read_checkpoint(resume)
+        checkpoint.check_job(self.job(checkpoint.walk))
+        return Walk(_Reading(self, self.planner(lanes=lanes, resume=checkpoint.walk)), lanes)
 
     # -- for the readers here ---------------------------------------------------------
 
-    def planner(self, *, lanes: int = 1, limit: int | None = None) -> ChainWalk[T] | CountedWalk[T]:
+    def planner(
+        self, *, lanes: int = 1, limit: int | None = None, resume: WalkState | None = None
+    ) -> ChainWalk[T] | CountedWalk[T]:
         size = self._options.page_size
         if not self._options.paged:
             return CountedWalk(size=size)
         size = size if limit is None else min(size, limit)
-        return ChainWalk(size=size, lanes=lanes, memory=self._source.memory)
+        return ChainWalk(size=size, lanes=lanes, memory=self._source.memory, resume=resume)
+
+    def job(self, state: WalkState) -> Checkpoint:
+        """A walk's state with the name of the job that it belongs to."""
+        return Checkpoint(
+            version=VERSION,
+            base_url=self._source.base_url,
+            org_handle=self._source.org_handle,
+            path=self._options.path,
+            query=self._options.query,
+            walk=state,
+        )
 
     async def answer(self, window: Window, home: Home) -> Answer[T]:
         """What the server says to a window, foreign rows left out. Raises `ResponseTooLarge`."""
@@ -249,12 +276,11 @@ class Home:
 class _Reading(Generic[T]):
     """One walk in progress: the planner, the rows ready to be handed on, the receipt."""
 
-    def __init__(self, listing: Listing[T], *, lanes: int = 1, limit: int | None = None) -> None:
+    def __init__(self, listing: Listing[T], plan: ChainWalk[T] | CountedWalk[T]) -> None:
         self.listing = listing
-        self.plan = listing.planner(lanes=lanes, limit=limit)
+        self.plan = plan
         self.ready: deque[T] = deque()
         self._home = listing.home()
-        self._left = limit
 
     @property
     def report(self) -> Report:
@@ -273,6 +299,13 @@ class _Reading(Generic[T]):
             if is_unreadable(error) or (isinstance(error, ResponseTooLarge) and window.size > 1):
                 return error
             raise
+
+    def checkpoint(self) -> dict[str, Any] | None:
+        """Where the walk stands behind the last row given out; None where a list cannot be
+        taken up again."""
+        if isinstance(self.plan, CountedWalk):
+            return None
+        return self.listing.job(self.plan.state(len(self.ready))).as_json()
 
     def hear(self, window: Window, answer: Answer[T] | UnpodError) -> None:
         """Give the planner what came. Raises the error when nothing answers any more."""
@@ -295,6 +328,7 @@ class _Reading(Generic[T]):
                 report=self.report,
                 method="GET",
                 path=self.listing.path,
+                checkpoint=self.checkpoint(),
             )
 
 
@@ -303,7 +337,7 @@ class Rows(Generic[T]):
     and no connection between two rows, so it may be dropped at any point."""
 
     def __init__(self, listing: Listing[T], *, limit: int | None = None) -> None:
-        self._reading: _Reading[T] = _Reading(listing, limit=limit)
+        self._reading: _Reading[T] = _Reading(listing, listing.planner(limit=limit))
         self._left = limit
 
     @property
@@ -323,7 +357,11 @@ class Rows(Generic[T]):
                 self._left = 0
                 reading.check()
                 raise StopAsyncIteration
-            reading.hear(windows[0], await reading.ask(windows[0]))
+            try:
+                reading.hear(windows[0], await reading.ask(windows[0]))
+            except UnpodError as error:
+                error.checkpoint = reading.checkpoint()
+                raise
         if self._left is not None:
             self._left -= 1
         return reading.ready.popleft()
@@ -336,13 +374,21 @@ class Walk(Generic[T]):
     every request under way. `report` is the receipt, final once the iteration has ended.
     """
 
-    def __init__(self, listing: Listing[T], lanes: int) -> None:
-        self._reading: _Reading[T] = _Reading(listing, lanes=lanes)
+    def __init__(self, reading: _Reading[T], lanes: int) -> None:
+        self._reading = reading
         self._lanes = lanes
 
     @property
     def report(self) -> Report:
         return self._reading.report
+
+    def checkpoint(self) -> dict[str, Any]:
+        """Where the walk stands behind the last row it gave out: small, JSON, and enough for
+        `walk(resume=…)` in another process. None of it is secret."""
+        checkpoint = self._reading.checkpoint()
+        if checkpoint is None:
+            raise ConfigurationError("checkpoint: the paging of this list is not documented")
+        return checkpoint
 
     async def __aenter__(self) -> Self:
         self._heard = anyio.Event()
@@ -371,12 +417,21 @@ class Walk(Generic[T]):
             except StopAsyncIteration:
                 reading.check()
                 raise
+            if isinstance(error, UnpodError):
+                error.checkpoint = reading.checkpoint()
             if error is not None and reading.plan.wants(window):
                 raise error
             if answer is not None:
-                reading.hear(window, answer)
+                self._hear(window, answer)
             self._heard.set()
         return reading.ready.popleft()
+
+    def _hear(self, window: Window, answer: Answer[T] | UnpodError) -> None:
+        try:
+            self._reading.hear(window, answer)
+        except UnpodError as error:
+            error.checkpoint = self._reading.checkpoint()
+            raise
 
     async def _windows(self) -> AsyncIterator[Window]:
         """Windows as the planner wants them; waits while it needs answers first."""

@@ -108,14 +108,14 @@ def check_base_url(value: object, *, allow_insecure_http: bool = False) -> str:
     """The base URL without its last slash: https, or http to this machine; no
     credentials, query, fragment, escapes or dot segments."""
     match = _BASE_URL.fullmatch(value) if isinstance(value, str) else None
-    del value
     if match is None or not _is_plain_host(match["host"]) or not _is_port(match["port"]):
-        del match
+        del value, match
         raise ConfigurationError(
             "base_url takes an https URL of host, port and path alone, without credentials, "
             f"query or escapes, such as {DEFAULT_BASE_URL}"
         )
     if match["scheme"] == "http" and not (allow_insecure_http or _is_loopback(match["host"])):
+        del value, match
         raise ConfigurationError(
             "base_url takes https; plain http is for 127.0.0.0/8, [::1] and localhost "
             "(or allow_insecure_http=True, which sends the token in the clear)"
@@ -159,7 +159,7 @@ def unix_seconds(name: str, value: object, *, up: bool) -> int:
         if value.utcoffset() is None:
             raise ConfigurationError(f"{name} takes a datetime with a time zone, or Unix seconds")
         value = value.timestamp()
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e11:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e12:
         raise ConfigurationError(f"{name} takes a datetime with a time zone, or Unix seconds")
     return int(-(-value // 1)) if up else int(value // 1)
 

@@ -132,6 +132,7 @@ class Transport:
         self._limiter: anyio.CapacityLimiter | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
+        self._under_way: set[anyio.CancelScope] = set()
         self._paused_until = float("-inf")
 
     # -- life -----------------------------------------------------------------------
@@ -144,6 +145,8 @@ class Transport:
             self._usable()
             return
         self._loop = _running_loop()
+        if getattr(self._connector, "_loop", self._loop) is not self._loop:
+            raise ConfigurationError("connector belongs to another event loop")
         self._session = self._new_session()
         self._limiter = anyio.CapacityLimiter(self._adaptive.whole)
 
@@ -155,25 +158,25 @@ class Transport:
             # unknown name from a resolver that is down for the moment.
             resolver=aiohttp.ThreadedResolver(),
         )
-        try:
-            session = aiohttp.ClientSession(
-                connector=connector,
-                connector_owner=self._connector is None,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-                trust_env=False,
-                headers={"User-Agent": USER_AGENT},
-            )
-        except RuntimeError:
-            raise ConfigurationError("connector belongs to another event loop") from None
+        session = aiohttp.ClientSession(
+            connector=connector,
+            connector_owner=self._connector is None,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            trust_env=False,
+            headers={"User-Agent": USER_AGENT},
+        )
         # aiohttp sends an idempotent request again by itself when a kept-alive connection
         # turns out dead, so that n attempts could become 2n requests. One layer retries: ours.
         session._retry_connection = False
         return session
 
     async def aclose(self) -> None:
-        """Close all connections; may be called twice, and from another task."""
+        """End all requests under way, with a `ConfigurationError`, and close all connections;
+        may be called twice, and from another task."""
         self._closed = True
+        for scope in self._under_way:
+            scope.cancel()  # aiohttp would let them wait for the rest of a body
         session, self._session = self._session, None
         if session is not None:
             with anyio.CancelScope(shield=True):
@@ -198,8 +201,19 @@ class Transport:
         """The body of the answer, decompressed. Raises what `_retry` gives up with; `once`
         gives up at the first sign of a row that cannot be read."""
         self._usable()
+        with anyio.CancelScope() as scope:
+            self._under_way.add(scope)
+            try:
+                return await self._fetch(
+                    request, self._policy.deadline if deadline is None else deadline, once
+                )
+            finally:
+                self._under_way.remove(scope)
+        raise ConfigurationError("this client was closed while a request was under way")
+
+    async def _fetch(self, request: Request, deadline: float, once: bool) -> bytes:
         started = self._clock()
-        ends = started + (self._policy.deadline if deadline is None else deadline)
+        ends = started + deadline
         failures: list[Failure] = []
         attempts: list[Attempt] = []
         while True:

@@ -19,8 +19,10 @@ from typing import Generic, TypeVar
 
 from msgspec import Struct
 
+from ._checkpoint import REMEMBERED, Relink, WalkState
 from ._crossing import LOST, SINGLE, Crossing, Step
 from ._report import MAX_DRIFT, Drift, Report
+from ._seen import Seen
 from ._windows import Answer, ServerMemory, Window, plan
 
 __all__ = ["ChainWalk"]
@@ -36,7 +38,6 @@ TAIL_LOOKS = 8  # looks behind a short answer that lies below its own count
 HEAD_WINDOWS = 64  # windows to find the way from the new head back to known rows
 HELD = 8  # answers held beyond the lanes while a bridge is laid
 EMPTY_DELAY = 0.05  # seconds before an empty list is asked again; four times that, …
-RECENT_ROWS = 2048  # emitted rows kept to tell a repetition from a conflict
 
 
 class _Slot(Struct, Generic[T], eq=False):
@@ -62,9 +63,9 @@ class _Head(Generic[T]):
         self.frontier = 0
         self.born: dict[str, T] = {}
 
-    def links(self, window: Window, answer: Answer[T]) -> bool:
+    def links(self, window: Window, answer: Answer[T], seen: Seen[T]) -> bool:
         return answer.length > 0 and (
-            window.start == 0 or any(row_id in self.born for row_id in answer.ids)
+            window.start == 0 or any(i in self.born or i in seen for i in answer.ids)
         )
 
 
@@ -72,7 +73,14 @@ class ChainWalk(Generic[T]):
     """Plans one walk over one list. `size` is the largest page to ask for, `lanes` how
     many windows may be under way at once."""
 
-    def __init__(self, *, size: int, lanes: int = 1, memory: ServerMemory | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        size: int,
+        lanes: int = 1,
+        memory: ServerMemory | None = None,
+        resume: WalkState | None = None,
+    ) -> None:
         self.report = Report()
         self.done = False
         self.outage = False  # nothing answers any more: raise the last error
@@ -81,14 +89,14 @@ class ChainWalk(Generic[T]):
         self._memory = memory if memory is not None else ServerMemory()
         self._overlap = 2 if lanes == 1 else max(2, size * 3 // 100)
         self._slots: deque[_Slot[T]] = deque()
-        self._ordinals: dict[str, int] = {}
-        self._recent: deque[T] = deque(maxlen=RECENT_ROWS)
+        self._seen: Seen[T] = Seen()
         self._frontier = 0  # offset behind the last proven row, as of the last answer absorbed
         self._tick = 0  # logical time of questions and answers
         self._absorbed = 0  # … of the last answer absorbed
         self._extensions = 0  # answers that brought new rows
         self._stalled = 0  # answers in a row that brought none
         self._back = 0  # how far behind the frontier the last bridge was laid
+        self._counted = 0  # the first count that this walk (or this leg of it) was told
         self._beyond = 0  # how far rows were seen where the count said that there are none
         self._restarts = 0
         self._empties = 0
@@ -96,16 +104,89 @@ class ChainWalk(Generic[T]):
         self._longest = 0
         self._confirming = False
         self._head: _Head[T] | None = None
+        self._listed: int | None = None  # rows handed on when the chain had reached the end
         self._narrow = 0  # the largest window to try near a bad row; 0: none is near
         self._floor = 0  # no window may start above this offset: it would hold the bad row
         self._crossing: Crossing[T] | None = None
-        self._bottom: str | None = None
         self._stepped = False  # rows were read one by one: no answer joins them
         self._allowance = 0  # requests beyond the budget that bad rows are worth
         self._chaining = True
         self._doubt: str | None = None  # the first reason why this walk proves nothing
         if size < MIN_PROVABLE:
             self._stop_chaining(f"pages of {size} rows are too small to prove by")
+        self._relink: Relink | None = None
+        if resume is not None and resume.handed:
+            self._resume(resume)
+
+    # -- leaving and coming back --------------------------------------------------------
+
+    def state(self, unhanded: int = 0) -> WalkState:
+        """Where the walk stands, if the last `unhanded` rows had not been given out."""
+        report = self.report
+        handed = self._seen.count - unhanded
+        listed = self._seen.count if self._listed is None else self._listed
+        phase = "head" if self._head is not None and handed >= listed else "rows"
+        return WalkState(
+            handed=handed,
+            listed=listed,
+            frontier=max(0, self._frontier - max(0, listed - handed)),
+            longest=self._longest,
+            head=self._seen.first(min(REMEMBERED, handed)),
+            tail=self._seen.last(REMEMBERED, skip=unhanded),
+            phase="done" if self.done and not unhanded else phase,
+            extensions=self._extensions,
+            windows=report.windows,
+            duplicates=report.duplicates,
+            conflicts=report.conflicts,
+            foreign=report.foreign,
+            invalid=len(report.invalid),
+            unreadable=list(report.unreadable),
+            expected=report.expected,
+            doubt=self._doubt,
+            missing=report.missing,
+        )
+
+    def _resume(self, state: WalkState) -> None:
+        report = self.report
+        self._seen.recall(state.head, state.tail, state.handed)
+        self._frontier, self._longest = state.frontier, state.longest
+        self._extensions, self._doubt = state.extensions, state.doubt
+        report.seen, report.windows, report.expected = state.handed, state.windows, state.expected
+        report.duplicates, report.conflicts = state.duplicates, state.conflicts
+        report.foreign, report.unreadable = state.foreign, state.unreadable
+        report.missing = state.missing or state.invalid > 0
+        self._allowance = state.windows
+        self._chaining = True  # even a plain walk must find its place by a known row
+        if state.phase == "rows":
+            self._relink = Relink(state)
+        elif state.phase == "head" and not self._seen.whole:
+            # Of the rows born meanwhile some were handed on and are forgotten; none is owed.
+            self._finish("the walk was left while it read what was born since it began")
+        elif state.phase == "head":
+            self._head, self._listed = _Head(), state.listed
+        else:
+            self._finish()
+
+    def _consume_relink(self, relink: Relink, slot: _Slot[T], answer: Answer[T]) -> list[T]:
+        """Go on from a window that shows a row of the checkpoint; else look elsewhere."""
+        known = [at for at, row_id in enumerate(answer.ids) if self._seen.links(row_id)]
+        last = self._seen.ordinal(answer.ids[known[-1]]) if known else None
+        behind = self._seen.count - (last or 0)
+        if known and (known[-1] + 1 < len(answer.ids) or behind < 4 * answer.length):
+            self._relink = None
+            if self._size < MIN_PROVABLE:
+                self._chaining = False
+            return self._consume(slot, answer)
+        self._slots.popleft()
+        if known:  # the place is further down, by as many rows as are known behind
+            relink.seen_at(slot.window.start + known[-1] + behind)
+        if relink.missed(answer.count, max(1, self._longest)):
+            return []
+        self._relink, self._frontier = None, 0
+        if not self._seen.whole:  # else all rows ever handed on are known: start at the top
+            self._drift("gone", self._frontier)
+            self._finish("no row that the checkpoint names is there any more", missing=True)
+        return []
 
     # -- asking ---------------------------------------------------------------------
 
@@ -134,15 +215,18 @@ class ChainWalk(Generic[T]):
         """The one window that brings the walk on."""
         if self._crossing is not None:
             return self._crossing.window()
+        if self._relink is not None:
+            return self._relink.window(self._size, max(1, min(self._size, self._longest)))
         if self._head is not None:
             return plan(self._head.frontier, min(self._size, self._longest), self._overlap)
         if self._narrow:
             return self._narrow_window(self._narrow)
-        if self._empties and not self._ordinals:
+        if self._empties and not self._seen:
             return Window(1, self._size, delay=EMPTY_DELAY * 4 ** (self._empties - 1))
         if self._confirming:
             return self._behind_it_all()
-        if not self._ordinals or (self._shorts == 1 and self._longest < self._size):
+        grown = self._frontier <= self._longest < (self.report.expected.count_last or 0)
+        if not self._seen or (self._longest < self._size and (grown or self._shorts == 1)):
             return Window(1, self._size)  # the first, and once more if it came short
         # Never more than was once sent: of a capped page, the offset would not be ours.
         size = min(self._size, self._longest)
@@ -163,9 +247,10 @@ class ChainWalk(Generic[T]):
         end = self._slots[-1].window.end
         waiting = sum(slot.answer is None for slot in self._slots)
         if (
-            not (self._chaining and self._ordinals)
+            not (self._chaining and self._seen)
             or self._confirming
             or self._narrow
+            or self._relink is not None
             or self._shorts  # the end, or a cap: nothing is known of what lies ahead
             or self._head is not None
             or waiting >= self._lanes
@@ -207,7 +292,7 @@ class ChainWalk(Generic[T]):
             else:
                 break
             self._mind_the_budget()
-        self.report.seen = len(self._ordinals)
+        self.report.seen = self._seen.count
         return rows
 
     def _note(self, window: Window, answer: Answer[T]) -> None:
@@ -217,6 +302,7 @@ class ChainWalk(Generic[T]):
         self.report.foreign += answer.foreign
         if answer.count is not None and (answer.length or answer.count):
             self.report.expected.note(answer.count)
+            self._counted = self._counted or answer.count
         reached = window.start + answer.length
         if answer.length and reached > (answer.count or 0) + self._size:
             self._beyond = max(self._beyond, reached)
@@ -227,31 +313,37 @@ class ChainWalk(Generic[T]):
     def _consume(self, slot: _Slot[T], answer: Answer[T]) -> list[T]:
         """Deal with the answer at the head of the line: absorb it, drop it, or put a
         bridge in front of it."""
+        if self._relink is not None:
+            return self._consume_relink(self._relink, slot, answer)
         if self._head is not None:
             return self._consume_head(self._head, slot.window, answer)
         if answer.length == 0:
             self._consume_empty(slot)
             return []
-        if self._empties and not self._ordinals:
+        if self._empties and not self._seen:
             self._memory.empty_contradicted = True
         known = self._known(answer)
-        if self._narrow and self._ordinals and not known:
+        if self._narrow and self._seen and not known:
             self._slots.clear()
-            self._crossing = Crossing(self._bottom, self._frontier)
+            self._crossing = Crossing(self._seen.bottom, self._frontier)
             return []
-        if self._chaining and self._ordinals and not known and slot.window.start > 0:
+        if self._chaining and self._seen and not known and slot.window.start > 0:
             self._bridge(slot)
             return []
         self._slots.popleft()
         if slot.gap:
             slot.gap.repaired = True
-        if self._ordinals and not known:
+        if self._seen and not known:
             self._restart()
+            if self.done:
+                return []
         if self._chaining and known and slot.asked < self._absorbed and not self._at_bottom(answer):
             # Asked before the last answer was absorbed: what it shows behind its last known
             # row may have died since, above the frontier. Let another answer show it.
             return []
-        position = known[-1] + 1 if known and not self._doubt else 0
+        # Under doubt every unseen row is handed on, unless old ones may look unseen.
+        strictly = known and not (self._doubt and self._seen.whole)
+        position = known[-1] + 1 if strictly else 0
         return self._absorb(slot.window, answer, position)
 
     def _restart(self) -> None:
@@ -259,36 +351,40 @@ class ChainWalk(Generic[T]):
         sight faster than one page. An answer from the top needs no link, but a walk that
         starts over again and again gets nowhere."""
         self._restarts += 1
+        if not self._seen.whole:
+            self._finish("no row that the checkpoint names is there any more", missing=True)
         if self._restarts > RESTARTS and self._chaining:
             self._stop_chaining("the list changes faster than it can be read")
             self.report.missing = True
 
     def _at_bottom(self, answer: Answer[T]) -> bool:
         """Whether the answer holds the last row handed on."""
-        bottom = len(self._ordinals) - 1
-        return any(self._ordinals.get(row_id) == bottom for row_id in answer.ids)
+        bottom = self._seen.count - 1
+        return any(self._seen.ordinal(row_id) == bottom for row_id in answer.ids)
 
     def _known(self, answer: Answer[T]) -> list[int]:
         """Positions of rows seen before; notes repetitions, conflicts and broken order."""
         known: list[int] = []
         last = -1
         for position, row_id in enumerate(answer.ids):
-            ordinal = self._ordinals.get(row_id)
+            ordinal = self._seen.ordinal(row_id)
             if ordinal is None:
                 continue
+            self._repeated(ordinal, answer.rows[position])
+            if self._listed is not None and ordinal >= self._listed:
+                continue  # born since, and handed on before a resume: it stands above all
+            if self._head is None and not self._seen.links(row_id):
+                continue  # rows behind it may have been handed on and forgotten
             if ordinal < last:
                 self._drift("order", ordinal)
                 self._doubt = self._doubt or "rows changed places in the list"
             last = ordinal
             known.append(position)
-            self._repeated(ordinal, answer.rows[position])
         return known
 
     def _repeated(self, ordinal: int, row: T) -> None:
         self.report.duplicates += 1
-        index = ordinal - (len(self._ordinals) - len(self._recent))
-        if index >= 0 and self._recent[index] != row:
-            self.report.conflicts += 1
+        self.report.conflicts += self._seen.differs(ordinal, row)
 
     def _absorb(self, window: Window, answer: Answer[T], position: int) -> list[T]:
         """Join an answer to the proven rows; its rows from `position` on that are new."""
@@ -310,13 +406,10 @@ class ChainWalk(Generic[T]):
         return fresh
 
     def _emit(self, ids: list[str], rows: list[T]) -> list[T]:
-        ordinals = self._ordinals
         fresh: list[T] = []
         for row_id, row in zip(ids, rows, strict=True):
-            if (ordinal := ordinals.get(row_id)) is None:
-                ordinals[row_id] = len(ordinals)
-                self._recent.append(row)
-                self._bottom = row_id
+            if (ordinal := self._seen.ordinal(row_id)) is None:
+                self._seen.add(row_id, row)
                 fresh.append(row)
             elif not self._doubt:  # twice in one answer; under doubt `_known` has counted it
                 self._repeated(ordinal, row)
@@ -336,12 +429,12 @@ class ChainWalk(Generic[T]):
             self._allowance += 4 * self._size.bit_length() + 16
         self._narrow = min(window.size, self._narrow or window.size) // 2
         if self._narrow < SINGLE:
-            self._crossing = Crossing(self._bottom, self._frontier)
+            self._crossing = Crossing(self._seen.bottom, self._frontier)
 
     def _narrow_window(self, most: int) -> Window:
         """The window of at most `most` rows behind the floor that shows a known row and
         reaches furthest; if there is none, the next row is crossed to by itself."""
-        if not self._ordinals:
+        if not self._seen:
             return Window(1, most, once=True)
         best = Window(1, 1)
         # As much room on both sides as there is: the bad row may move down, the known up.
@@ -352,7 +445,7 @@ class ChainWalk(Generic[T]):
                 best = Window(start // size + 1, size, once=True)
         if best.end > self._frontier:
             return best
-        self._crossing = Crossing(self._bottom, self._frontier)
+        self._crossing = Crossing(self._seen.bottom, self._frontier)
         return self._crossing.window()
 
     def _widen(self) -> None:
@@ -362,7 +455,7 @@ class ChainWalk(Generic[T]):
 
     def _cross(self, crossing: Crossing[T], slot: _Slot[T]) -> list[T]:
         self._slots.clear()
-        step = crossing.heard(None if slot.failed else slot.answer, self._ordinals)
+        step = crossing.heard(None if slot.failed else slot.answer, self._seen)
         if step is Step.ON:
             return []
         if step is Step.OUTAGE:
@@ -381,7 +474,7 @@ class ChainWalk(Generic[T]):
         self._narrow = max(SINGLE, self._narrow)
         rows = self._emit([crossing.row_id], [crossing.row])  # type: ignore[list-item]
         if crossing.shaken and self._frontier - self._floor < 2 * SINGLE:
-            self._crossing = Crossing(self._bottom, self._frontier, sure=True)
+            self._crossing = Crossing(self._seen.bottom, self._frontier, sure=True)
             self._crossing.shaken = True
         return rows
 
@@ -406,7 +499,7 @@ class ChainWalk(Generic[T]):
     def _consume_empty(self, slot: _Slot[T]) -> None:
         self._slots.popleft()
         self._empties += 1
-        if not self._ordinals:
+        if not self._seen:
             self._consider_empty_list()
         elif self._confirming and slot.window.start >= self._frontier:
             self._end()
@@ -455,7 +548,7 @@ class ChainWalk(Generic[T]):
         a longer one is looked at once more from the top, for rows that are new or moved."""
         self._slots.clear()
         if self._extensions > 1 and self._chaining:
-            self._head = _Head()
+            self._head, self._listed = _Head(), self._seen.count
         else:
             self._finish()
 
@@ -463,21 +556,35 @@ class ChainWalk(Generic[T]):
         self._slots.popleft()
         head.windows += 1
         known = self._known(answer)
-        if head.links(window, answer):
+        if head.links(window, answer, self._seen):
             head.frontier = window.start + answer.length
-            for row_id, row in zip(answer.ids, answer.rows, strict=True):
-                if row_id not in self._ordinals:
+            reach = self._born_above(answer, known)
+            for row_id, row in zip(answer.ids[:reach], answer.rows[:reach], strict=True):
+                if row_id not in self._seen:
                     head.born.setdefault(row_id, row)
-            if known:
+            if known and not reach:
+                self._finish("the top of the list is not the one that the walk began with")
+            elif known:
                 fresh = self._emit(list(head.born), list(head.born.values()))
                 self._finish()
                 return fresh
         else:
             head.restart()
-        if head.windows >= (HEAD_WINDOWS if answer.length else EMPTY_ASKS_DOUBTED):
+        expected = self.report.expected
+        born = (expected.max or 0) - (expected.min or 0)
+        most = HEAD_WINDOWS + 2 * born // self._size
+        if head.windows >= (most if answer.length else EMPTY_ASKS_DOUBTED):
             self._drift("head", head.frontier)
             self._finish("no way was found from the new head of the list to known rows")
         return []
+
+    def _born_above(self, answer: Answer[T], known: list[int]) -> int:
+        """How many of the answer's rows are old or born since, for sure. After a resume not
+        every old row is known, but those above the first rows of the walk were born since."""
+        if self._seen.whole or not known:
+            return len(answer.ids)
+        tops = [at for at in known if (self._seen.ordinal(answer.ids[at]) or 0) < REMEMBERED]
+        return tops[-1] + 1 if tops else 0
 
     def _stall(self) -> None:
         self._stalled += 1
@@ -487,12 +594,12 @@ class ChainWalk(Generic[T]):
             self._stop_chaining("the server sends rows already seen, whatever the page")
             self._stalled = 0
         else:
-            received = len(self._ordinals) + self.report.foreign + len(self.report.invalid)
+            received = self._seen.count + self.report.foreign + len(self.report.invalid)
             self._finish(missing=received < (self.report.expected.min or 0))
 
     def _mind_the_budget(self) -> None:
         # A list that grows while it is read owes no more than it held at first.
-        rows = max(self.report.expected.count_first or 0, self._beyond)
+        rows = max(self._counted, self._beyond)
         budget = 40 + 6 * -(-rows // self._size) + self._allowance
         if self.done or self.report.windows <= budget:
             return
@@ -517,7 +624,7 @@ class ChainWalk(Generic[T]):
         report = self.report
         self.done = True
         self._slots.clear()
-        report.seen = len(self._ordinals)
+        report.seen = self._seen.count
         report.extra_requests = max(0, report.windows - -(-report.seen // self._size))
         report.missing |= missing or bool(report.invalid or report.unreadable)
         report.reason = self._doubt or self._blemish() or doubt

@@ -93,6 +93,8 @@ async def in_parallel(space: SpaceHandle, run: Run) -> None:
         assert_type(walk.report, Report)
         assert_type(walk.report.verified, bool)
         assert_type(walk.report.reason, str | None)
+        assert_type(walk.checkpoint(), dict[str, Any])
+    assert_type(space.tasks().walk(resume=walk.checkpoint()), Walk[Task])
     async with space.run_tasks([run, "R"], concurrency=16, on_error="collect") as stream:
         assert_type(stream, RunTasks[Task])
         async for each, tasks in stream:

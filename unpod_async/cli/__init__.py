@@ -22,12 +22,10 @@ def main() -> NoReturn:
     try:
         signal.signal(signal.SIGTERM, _terminated)
         code = _run(sys.argv[1:])
-        sys.stdout.flush()
     except KeyboardInterrupt:
         code = 130
-    except BrokenPipeError:  # whoever reads the help has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        code = 0
+    except SystemExit as end:  # of `_terminated`, or rich's: the reader of the help has left
+        code = 143 if end.code == 143 else 0
     if code > 128:  # a thread may be stuck in a pipe that is never read again
         os._exit(code)
     sys.exit(code)
@@ -37,7 +35,7 @@ def _run(arguments: list[str]) -> int:
     try:
         from ._app import run
     except ModuleNotFoundError as error:
-        if error.name not in ("cyclopts", "rich"):
+        if error.name != "cyclopts":
             raise
         tell('the command line needs: pip install "unpod-async[cli]"')
         return 2

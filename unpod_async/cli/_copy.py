@@ -82,25 +82,24 @@ class Copier:
         self._lines: list[bytes] = []
         self._size = 0
         self._ended = False
-        self._error: OSError | None = None
+        self._failure: Exception | None = None
 
     async def copy(self, rows: AsyncIterator[bytes]) -> None:
-        """All rows, or as many as the limit says. Raises what reading or writing raises, but
-        for `IncompleteWalk`, which the report tells of; what was read is written first."""
-        failure: Exception | None = None
+        """All rows, or as many as the limit says. Raises what reading or writing raises; an
+        `IncompleteWalk` goes into the outcome. What was read is written first."""
         self._ready, self._room = anyio.Event(), anyio.Event()
         async with anyio.create_task_group() as group:
             group.start_soon(self._write_all, group.cancel_scope)
             try:
                 await self._read_all(rows)
-            except IncompleteWalk:
-                pass
+            except IncompleteWalk as error:
+                self._outcome.missing = error.message
             except Exception as error:
-                failure = error
+                self._failure = error
             self._ended = True
             self._ready.set()
-        if self._error or failure:
-            raise self._error or failure  # type: ignore[misc]
+        if self._failure is not None:
+            raise self._failure
 
     async def _read_all(self, rows: AsyncIterator[bytes]) -> None:
         taken = 0
@@ -133,7 +132,7 @@ class Copier:
                 # Abandoned on a signal, for whoever reads the pipe may never read again.
                 await to_thread.run_sync(self._put, lines, abandon_on_cancel=True)
             except OSError as error:
-                self._error = error
+                self._failure = error
                 scope.cancel()
                 return
             self._outcome.rows += len(lines)

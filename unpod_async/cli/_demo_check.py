@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 import msgspec
 
@@ -109,6 +109,5 @@ def read_calls(path: Path) -> Calls:
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    file = gzip.open(path) if path.suffix == ".gz" else path.open("rb")
-    with cast("IO[bytes]", file):
-        yield from file
+    with path.open("rb") as file:
+        yield from gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file

@@ -188,7 +188,7 @@ def read_token(path: str) -> str:
         raise ConfigurationError(f"the token file {path} cannot be read: {reason}") from None
     if stat.S_ISREG(mode) and mode & 0o077:
         tell(
-            f"warning: others may read {safe_text(path)} (mode {stat.S_IMODE(mode):04o}); "
+            f"warning: {safe_text(path)} is open to others (mode {stat.S_IMODE(mode):04o}); "
             "chmod 600 makes it yours alone"
         )
     return token.removesuffix("\n").removesuffix("\r")

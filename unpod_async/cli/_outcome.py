@@ -14,6 +14,7 @@ from unpod_async.errors import (
     BusinessError,
     ConfigurationError,
     ConnectionFailed,
+    IncompleteWalk,
     NotFound,
     PermissionDenied,
     RateLimited,
@@ -49,8 +50,8 @@ class Outcome:
     """Runs that could not be read, and why."""
     cut_short: Literal["limit", "pipe"] | None = None
     """It was asked for no more: by --limit, or by who closed the pipe."""
-    missing: bool = False
-    """Rows are known to be missing, whatever the report says."""
+    missing: str | None = None
+    """Why rows are known to be missing, whatever the report says."""
     signal: int | None = None
     error: Exception | None = None
     more: dict[str, Any] = field(default_factory=dict)
@@ -69,21 +70,24 @@ class Outcome:
 
     @property
     def lacks_something(self) -> bool:
+        return self._lack is not None
+
+    @property
+    def _lack(self) -> str | None:
+        """What is known to be missing."""
         report = self.report
-        return (
-            self.missing
-            or bool(self.failures)
-            or (report is not None and bool(report.missing or report.invalid or report.unreadable))
-        )
+        if self.failures:
+            return f"not read: {len(self.failures)} of the runs"
+        if report is not None and (report.missing or report.invalid or report.unreadable):
+            return self.missing or report.reason
+        return self.missing
 
     @property
     def verdict(self) -> str:
         """In words, whether the rows are all."""
         report = self.report
-        if self.failures:
-            return f"NOT COMPLETE: {len(self.failures)} runs could not be read"
-        if self.lacks_something and report is not None:
-            return f"NOT COMPLETE: {report.reason}"
+        if self._lack is not None:
+            return f"NOT COMPLETE: {self._lack}"
         if self.cut_short:
             return "no more were asked for"
         if report is None or report.verified:
@@ -97,6 +101,8 @@ def code_of(error: BaseException) -> int:
     """The exit code of a command that this error ended."""
     if isinstance(error, ConfigurationError):
         return 2
+    if isinstance(error, IncompleteWalk):
+        return 3
     if isinstance(error, AuthenticationError | PermissionDenied) or is_refusal(error):
         return 4
     return 1

@@ -151,5 +151,6 @@ def judge(outcome: Outcome, tallies: list[Tally]) -> None:
     exports = tallies[:2]
     outcome.rows = sum(tally.rows for tally in exports)
     outcome.seconds = sum(tally.seconds for tally in exports)
-    outcome.missing = not all(tally.exact for tally in exports)
+    if not all(tally.exact for tally in exports):
+        outcome.missing = "an export lacks tasks, or has some twice"
     outcome.more["ways"] = [tally.summary() for tally in tallies]
