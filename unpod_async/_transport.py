@@ -84,7 +84,7 @@ class Credentials:
         async with self._asking:
             if self._current is None:
                 assert not isinstance(self._token, Secret)
-                self._current = check_token("the token callable", await _ask(self._token))
+                self._current = check_token("the callable's token", await _ask(self._token))
             return self._current
 
     def refused(self, secret: Secret) -> None:

@@ -110,4 +110,4 @@ def read_calls(path: Path) -> Calls:
 
 def _lines(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
-        yield from gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
+        yield from gzip.GzipFile(fileobj=file) if ".gz" in path.suffixes else file
