@@ -129,7 +129,7 @@ def lowest(session: nox.Session) -> None:
     project = PYPROJECT["project"]
     direct = [*project["dependencies"], *project["optional-dependencies"]["cli"]]
     session.install(*requirements("lowest"))
-    uv = ("uv", "pip", "install", "--python", session.virtualenv.location)
+    uv = ("uv", "pip", "install", "--compile-bytecode", "--python", session.virtualenv.location)
     session.run(*uv, "--resolution", "lowest-direct", *direct, *requirements("test"), silent=True)
     session.run(*uv, "--no-deps", "--reinstall", f"unpod-async @ {wheel(session)}", silent=True)
     pytest(session)
@@ -144,9 +144,7 @@ def tests(session: nox.Session) -> None:
         pytest(session, *session.posargs)
         return
     session.env["COVERAGE_FILE"] = str(Path(session.cache_dir, "coverage").resolve())
-    session.run("coverage", "erase")
     session.run("coverage", "run", "-m", "pytest", NOT_DOCS, env=INSTALLED)
-    session.run("coverage", "combine", "-q")
     session.run("coverage", "report")
 
 

@@ -98,7 +98,7 @@ def test_hidden_text_is_text_that_does_not_show_in_a_repr() -> None:
 
 # -- redact --------------------------------------------------------------------------
 
-AWKWARD = 'S3C/R3+T=%"<&\'\\CANARY~'
+AWKWARD = "S3C/R3+T=%\"<&'\\CANARY~"
 
 
 @pytest.mark.parametrize("token", [CANARY, AWKWARD, "a/b", "x" * 4096])

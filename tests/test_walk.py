@@ -12,6 +12,7 @@ from walk_model import Churn, ModelList, Outage, Outcome, walk
 
 from unpod_async._walk import ChainWalk
 from unpod_async._windows import Answer, CountedWalk, ServerMemory, Window, plan
+from unpod_async.models import InvalidRow
 
 CHURNS = {
     "quiet": Churn(),
@@ -366,3 +367,15 @@ def test_a_list_that_ignores_paging_is_read_once() -> None:
         counted.feed(window, Answer(["a", "b"], ["a", "b"], 2, 9))
     assert counted.done
     assert counted.report.reason
+
+
+def test_rows_without_identity_are_reported_once_however_often_they_are_sent() -> None:
+    plan_: ChainWalk[str] = ChainWalk(size=50)
+    invalid = [InvalidRow(0, b"17", "not an object")]
+    while windows := plan_.next(1):
+        rows = 1 if windows[0].start == 0 else 0
+        plan_.feed(windows[0], Answer([], [], rows, 1, invalid[:rows]))
+    assert len(plan_.report.invalid) == 1
+    assert plan_.report.missing
+    assert plan_.report.reason == "1 row without a usable identity"
+    assert plan_.report.windows <= 3

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from ._checkpoint import VERSION, Checkpoint, WalkState, read_checkpoint
 from ._fanout import FanOut
 from ._protocol import Request, check_whole, excerpt
-from ._report import Report
+from ._report import Expected, Report
 from ._retry import is_unreadable
 from ._walk import ChainWalk
 from ._windows import Answer, CountedWalk, ServerMemory, Window
@@ -498,14 +498,20 @@ class RunTasks(Generic[T]):
             except StopAsyncIteration:
                 self._finish()
                 raise
+            except UnpodError as error:  # the list of runs itself
+                self._fail("the list of runs", error)
+                raise
             if read is not None:
                 tasks, report = read
                 self._note(report, f"run {run.run_id}")
                 return run, tasks
             assert error is not None
-            if not (self._collecting and isinstance(error, UnpodError)):
+            if not isinstance(error, UnpodError):
                 raise error
-            self._fail(run, error)
+            self._fail(f"run {run.run_id}", error)
+            if not self._collecting:
+                raise error
+            self.failures.append((run, error))
 
     async def _read(self, run: Run) -> tuple[list[T], Report]:
         rows = Rows(self._tasks_of(run))
@@ -524,19 +530,19 @@ class RunTasks(Generic[T]):
             self.report.verified = False
             self.report.reason = f"{what}: {report.reason}"
 
-    def _fail(self, run: Run, error: UnpodError) -> None:
-        self.failures.append((run, error))
+    def _fail(self, what: str, error: UnpodError) -> None:
         if isinstance(error, IncompleteWalk):
             self.report.add(error.report)
         self.report.missing = True
         self.report.verified = False
-        self.report.reason = f"run {run.run_id}: {error.message}"
+        self.report.reason = f"{what}: {error.message}"
 
     def _finish(self) -> None:
         if self.report.ended is None:
             self.report.ended = _now()
             if isinstance(self._runs, Rows):
-                runs = replace(self._runs.report, seen=0)  # rows are tasks here, not runs
+                # Rows and counts are of tasks here, not of runs.
+                runs = replace(self._runs.report, seen=0, expected=Expected())
                 self._note(runs, "the list of runs")
 
 

@@ -26,6 +26,12 @@ class Expected(Struct):
         self.min = min(count, self.min if self.min is not None else count)
         self.max = max(count, self.max if self.max is not None else count)
 
+    def add(self, other: Expected) -> None:
+        """Take another list's counts into this total."""
+        for name in self.__struct_fields__:
+            if (count := getattr(other, name)) is not None:
+                setattr(self, name, (getattr(self, name) or 0) + count)
+
 
 class Drift(Struct):
     """One place where the list moved under the walk: gap, empty, short, clamp, order or
@@ -71,6 +77,7 @@ class Report(Struct):
         """Take another list's receipt into this total; `verified` is left to the caller."""
         for name in ("seen", "duplicates", "conflicts", "foreign", "windows", "extra_requests"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.expected.add(other.expected)
         self.invalid += other.invalid
         self.unreadable += other.unreadable
         self.drift += other.drift[: max(0, MAX_DRIFT - len(self.drift))]

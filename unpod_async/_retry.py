@@ -130,6 +130,12 @@ def _names_callers_fault(errors: str) -> bool:
     return not errors.lstrip().startswith("<") and _CALLERS_FAULT.search(errors) is not None
 
 
+def is_refusal(error: UnpodError) -> bool:
+    """Whether a 206 refuses the space, rather than naming trouble or a fault of the caller."""
+    fetching = error.errors is not None and _FETCHING.search(error.message) is not None
+    return isinstance(error, BusinessError) and not fetching
+
+
 def is_unreadable(error: UnpodError) -> bool:
     """Whether this may tell of a row that the server cannot send (206 upstream, 500) or
     whose bytes cannot be read: then a smaller page may do. A page of HTML tells of neither."""

@@ -15,6 +15,7 @@ hand on). Windows are matched to answers by identity; answers may be fed in any 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sized
 from typing import Generic, TypeVar
 
 from msgspec import Struct
@@ -102,6 +103,7 @@ class ChainWalk(Generic[T]):
         self._empties = 0
         self._shorts = 0  # short answers in a row below their own count
         self._longest = 0
+        self._invalid: set[tuple[int, bytes]] = set()
         self._confirming = False
         self._head: _Head[T] | None = None
         self._listed: int | None = None  # rows handed on when the chain had reached the end
@@ -221,12 +223,12 @@ class ChainWalk(Generic[T]):
             return plan(self._head.frontier, min(self._size, self._longest), self._overlap)
         if self._narrow:
             return self._narrow_window(self._narrow)
-        if self._empties and not self._seen:
+        if self._empties and not self._longest:
             return Window(1, self._size, delay=EMPTY_DELAY * 4 ** (self._empties - 1))
         if self._confirming:
             return self._behind_it_all()
         grown = self._frontier <= self._longest < (self.report.expected.count_last or 0)
-        if not self._seen or (self._longest < self._size and (grown or self._shorts == 1)):
+        if not self._longest or (self._longest < self._size and (grown or self._shorts == 1)):
             return Window(1, self._size)  # the first, and once more if it came short
         # Never more than was once sent: of a capped page, the offset would not be ours.
         size = min(self._size, self._longest)
@@ -298,7 +300,10 @@ class ChainWalk(Generic[T]):
     def _note(self, window: Window, answer: Answer[T]) -> None:
         self._longest = max(self._longest, answer.length)
         self._memory.longest = max(self._memory.longest, answer.length)
-        self.report.invalid += answer.invalid
+        for row in answer.invalid:  # overlapping windows show the same one twice
+            if (place := (row.offset, row.row)) not in self._invalid:
+                self._invalid.add(place)
+                self.report.invalid.append(row)
         self.report.foreign += answer.foreign
         if answer.count is not None and (answer.length or answer.count):
             self.report.expected.note(answer.count)
@@ -320,7 +325,7 @@ class ChainWalk(Generic[T]):
         if answer.length == 0:
             self._consume_empty(slot)
             return []
-        if self._empties and not self._seen:
+        if self._empties and not self._extensions:
             self._memory.empty_contradicted = True
         known = self._known(answer)
         if self._narrow and self._seen and not known:
@@ -499,7 +504,7 @@ class ChainWalk(Generic[T]):
     def _consume_empty(self, slot: _Slot[T]) -> None:
         self._slots.popleft()
         self._empties += 1
-        if not self._seen:
+        if not self._longest:
             self._consider_empty_list()
         elif self._confirming and slot.window.start >= self._frontier:
             self._end()
@@ -632,11 +637,11 @@ class ChainWalk(Generic[T]):
 
     def _blemish(self) -> str | None:
         if self.report.unreadable:
-            return f"{len(self.report.unreadable)} rows cannot be read"
+            return _counted(self.report.unreadable, "cannot be read")
         if self._stepped:
             return "rows had to be read one by one, beside one that could not be read at first"
         if self.report.invalid:
-            return f"{len(self.report.invalid)} rows have no usable identity"
+            return _counted(self.report.invalid, "without a usable identity")
         if self.report.foreign:
             return f"{self.report.foreign} rows belong to another list"
         return None
@@ -649,3 +654,7 @@ class ChainWalk(Generic[T]):
             self._stop_chaining(
                 f"the answers are too large for more than {self._size} rows at once"
             )
+
+
+def _counted(rows: Sized, what: str) -> str:
+    return f"{len(rows)} {'row' if len(rows) == 1 else 'rows'} {what}"

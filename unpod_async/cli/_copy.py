@@ -46,7 +46,7 @@ async def copy_runs(
     count = None
     if progress:
         with suppress(UnpodError):  # if it matters, the runs will tell
-            count = await space.tasks().count()
+            count = await space.tasks(deadline=10).count()
     streams = space.run_tasks_raw(concurrency=options.lanes(16), page_size=options.page_size)
     async with streams as stream, aclosing(_flat(stream)) as rows:
         outcome.report, outcome.failures = stream.report, stream.failures
@@ -131,7 +131,7 @@ class Copier:
             try:
                 # Abandoned on a signal, for whoever reads the pipe may never read again.
                 await to_thread.run_sync(self._put, lines, abandon_on_cancel=True)
-            except OSError as error:
+            except Exception as error:
                 self._failure = error
                 scope.cancel()
                 return

@@ -14,7 +14,7 @@ from ._demo_check import Calls, Tally, read_calls
 from ._terminal import write_stdout
 
 if TYPE_CHECKING:
-    from unpod_async.simulator import Simulator
+    from unpod_async.simulator import Simulator, World
 
     from ._outcome import Outcome
 
@@ -32,16 +32,8 @@ def show(
 ) -> None:
     """The whole page, at most 80 columns wide, without colours unless on a terminal."""
     console = Console(width=80, highlight=False)
-    log = simulator.world.log
-    inserted = sum(event.kind == "insert" for event in log)
-    deleted = sum(event.kind == "delete" for event in log)
     with console.capture() as page:
-        console.print(
-            f"A simulated platform of {len(simulator.world) + deleted - inserted:,} tasks in "
-            f"{len(simulator.world.run_ids())} runs. While they were read,\n"
-            f"{inserted:,} tasks were inserted and {deleted:,} deleted. Each way wrote a file, "
-            "which was\nthen read again and compared with the platform's own log.\n"
-        )
+        console.print(_introduction(simulator.world))
         console.print(_table(tallies))
         _draw(console, read_calls(tallies[0].path))
         console.print(_conclusion(tallies, outcome, seconds))
@@ -49,6 +41,17 @@ def show(
             console.print(f"The files are in {kept}.", markup=False, soft_wrap=True)
         console.print(f"\nThe same with a real space:\n{NEXT}", soft_wrap=True)
     write_stdout(page.get().encode(sys.stdout.encoding, "backslashreplace"))
+
+
+def _introduction(world: World) -> str:
+    inserted = sum(event.kind == "insert" for event in world.log)
+    deleted = sum(event.kind == "delete" for event in world.log)
+    return (
+        f"A simulated platform of {len(world) + deleted - inserted:,} tasks in "
+        f"{len(world.run_ids())} runs. While they were read,\n"
+        f"{inserted:,} tasks were inserted and {deleted:,} deleted. Each way wrote a file, "
+        "which was\nthen read again and compared with the platform's own log.\n"
+    )
 
 
 def _table(tallies: list[Tally]) -> Table:

@@ -112,10 +112,9 @@ class Options:
         )
 
 
-@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class SpaceOptions(Options):
-    """The same, and the space."""
+class Place:
+    """The space, first in the help."""
 
     space: Annotated[
         str | None, Parameter(env_var="UNPOD_SPACE_TOKEN", help="The space's token.")
@@ -128,6 +127,12 @@ class SpaceOptions(Options):
                 "(`unpod-async spaces` lists them)"
             )
         return client.space(self.space)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class SpaceOptions(Options, Place):
+    """What every command that reads from a space takes."""
 
 
 DEFAULTS = SpaceOptions()

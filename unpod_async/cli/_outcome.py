@@ -11,7 +11,6 @@ from unpod_async._secrets import safe_text
 from unpod_async.errors import (
     AuthenticationError,
     BadRequest,
-    BusinessError,
     ConfigurationError,
     ConnectionFailed,
     IncompleteWalk,
@@ -109,13 +108,10 @@ def code_of(error: BaseException) -> int:
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether a 206 refuses the space, rather than telling that rows could not be fetched
-    (trouble upstream, or a query that the database does not take)."""
-    if not isinstance(error, BusinessError):
-        return False
-    from unpod_async._retry import is_upstream
+    """Whether a 206 refuses the space (rows that could not be fetched are a 206 too)."""
+    from unpod_async import _retry  # msgspec and backoff, which `--help` must not pay for
 
-    return error.errors is None or not is_upstream(BusinessError(error.message, errors=""))
+    return isinstance(error, UnpodError) and _retry.is_refusal(error)
 
 
 def told(error: Exception) -> str:

@@ -29,13 +29,15 @@ def export_tasks(
     target: Target,
     via: Annotated[
         Literal["walk", "runs"],
-        Parameter(help="Walk the list of all tasks, or read the lists of all runs."),
+        Parameter(help="Walk the list of all tasks, or read those of all runs, in any order."),
     ] = "walk",
     run: Annotated[str | None, Parameter(help="Only the tasks of this run.")] = None,
     filters: TaskFilters = NO_FILTERS,
     options: SpaceOptions = DEFAULTS,
 ) -> int:
-    """Write all tasks of a space into a file."""
+    """Write all tasks of a space into a file.
+
+    `unpod-async export --help` says what is left of it if something goes wrong."""
     from . import _export
 
     if via == "runs":
@@ -50,7 +52,9 @@ def export_tasks(
 
 @app.command(name="runs", sort_key=1)
 def export_runs(*, target: Target, options: SpaceOptions = DEFAULTS) -> int:
-    """Write all runs of a space into a file."""
+    """Write all runs of a space into a file.
+
+    `unpod-async export --help` says what is left of it if something goes wrong."""
     from . import _export
 
     return _export.by_walk(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -17,49 +18,62 @@ Whole = Annotated[int, Parameter(validator=Number(gte=0))]
 Amount = Annotated[float, Parameter(validator=Number(gte=0))]
 
 
-def simulate(
-    *,
-    port: Annotated[int, Parameter(validator=Number(gte=0, lte=65535), help="0: any.")] = 8765,
-    runs: Annotated[Whole, Parameter(help="Runs at the start.")] = 50,
-    tasks: Annotated[Whole, Parameter(help="Tasks at the start.")] = 20_000,
-    seed: Annotated[int, Parameter(help="The same seed makes the same rows.")] = 0,
-    mean_turns: Annotated[Amount, Parameter(help="Turns of an average conversation.")] = 6,
-    latency: Annotated[Amount, Parameter(help="Seconds that each answer takes.")] = 0,
-    per_row_latency: Annotated[Amount, Parameter(help="... and for each row in it.")] = 0,
-    churn_inserts: Annotated[Amount, Parameter(help="New tasks with each list request.")] = 0,
-    churn_deletes: Annotated[Amount, Parameter(help="Tasks deleted with each.")] = 0,
-    churn_updates: Annotated[Amount, Parameter(help="Tasks changed with each.")] = 0,
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Platform:
+    """What the simulated platform is like."""
+
+    port: Annotated[
+        int, Parameter(validator=Number(gte=0, lte=65535), help="Port; 0 takes any.")
+    ] = 8765
+    runs: Annotated[Whole, Parameter(help="Runs at the start.")] = 50
+    tasks: Annotated[Whole, Parameter(help="Tasks at the start.")] = 20_000
+    seed: Annotated[int, Parameter(help="The same seed makes the same rows.")] = 0
+    mean_turns: Annotated[Amount, Parameter(help="Turns of an average conversation.")] = 6
+    latency: Annotated[Amount, Parameter(help="Seconds that each answer takes.")] = 0
+    per_row_latency: Annotated[Amount, Parameter(help="... and for each row in it.")] = 0
+    churn_inserts: Annotated[Amount, Parameter(help="New tasks with each list request.")] = 0
+    churn_deletes: Annotated[Amount, Parameter(help="Deleted tasks with each.")] = 0
+    churn_updates: Annotated[Amount, Parameter(help="Changed tasks with each.")] = 0
     page_cap: Annotated[
         int | None, Parameter(validator=Number(gte=1), help="Most rows in an answer.")
-    ] = None,
-) -> int:
+    ] = None
+
+    def simulator(self) -> Simulator:
+        from unpod_async.simulator import Churn, Simulator
+
+        if self.tasks and not self.runs:
+            raise ConfigurationError("tasks belong to runs: --tasks needs --runs")
+        return Simulator(
+            port=self.port,
+            runs=self.runs,
+            tasks=self.tasks,
+            seed=self.seed,
+            mean_turns=self.mean_turns,
+            latency=self.latency,
+            per_row_latency=self.per_row_latency,
+            max_page_size=self.page_cap,
+            churn=Churn(
+                inserts=self.churn_inserts, deletes=self.churn_deletes, updates=self.churn_updates
+            ),
+        )
+
+
+DEFAULTS = Platform()
+
+
+def simulate(*, platform: Platform = DEFAULTS) -> int:
     """Serve a simulated platform until a signal comes; gives the exit code."""
     import anyio
-
-    from unpod_async.simulator import Churn, Simulator
 
     from ._outcome import Outcome
     from ._run import finish, run
     from ._terminal import write_stdout
 
-    if tasks and not runs:
-        raise ConfigurationError("tasks belong to runs: --tasks needs --runs")
     outcome = Outcome("simulate")
 
     async def work() -> None:
-        churn = Churn(inserts=churn_inserts, deletes=churn_deletes, updates=churn_updates)
-        simulator = Simulator(
-            port=port,
-            runs=runs,
-            tasks=tasks,
-            seed=seed,
-            mean_turns=mean_turns,
-            latency=latency,
-            per_row_latency=per_row_latency,
-            max_page_size=page_cap,
-            churn=churn,
-        )
-        async with simulator:
+        async with platform.simulator() as simulator:
             write_stdout(introduction(simulator).encode())
             await anyio.sleep_forever()
 
