@@ -17,7 +17,7 @@ from unpod_async import models
 
 README = Path(__file__).parent.parent / "README.md"
 MARKED = re.compile(r"(?s)(<!-- generated: (\S+) -->\n).*?(<!-- end: \2 -->)")
-COMMANDS = ("tasks", "runs", "spaces", "export", "simulate", "demo")
+COMMANDS = ("tasks", "runs", "spaces", "export", "export tasks", "export runs", "simulate", "demo")
 
 
 def cli_help() -> str:
