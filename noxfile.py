@@ -1,6 +1,6 @@
 """The gates of this project: `nox -l` lists them, `nox` runs them all, `nox -r` keeps the
-environments of the last time, `nox -j 2 --allow-parallel` runs two at a time. Tests run on the
-built and installed wheel, never on the checkout.
+environments of the last time, `nox -j 1` runs one at a time and shows what it does. Tests run on
+the built and installed wheel, never on the checkout.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from pathlib import Path
 
 import nox
 
-nox.needs_version = ">=2025.2.9"
+nox.needs_version = ">=2026.8.10"
 nox.options.default_venv_backend = "uv|virtualenv"  # uv only makes it faster
 nox.options.error_on_external_run = True
-nox.options.sessions = ["lint", "types", "docs", "bare", "lowest", "tests"]
+nox.options.allow_parallel = True
+nox.options.parallel = os.cpu_count()
+nox.options.sessions = ["lint", "types", "tests", "lowest", "docs", "bare"]
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 # Without the current directory on sys.path, so that `unpod_async` is the installed one.
@@ -46,9 +48,9 @@ def is_usable(path: str, version: str) -> bool:
 
 
 def interpreters() -> dict[str, str]:
-    """The supported versions that this machine has, oldest first, and where."""
-    supported = nox.project.python_versions(PYPROJECT)
-    usable = {v: next((p for p in candidates(v) if is_usable(p, v)), "") for v in supported}
+    """The supported versions that this machine has, and the one that runs this; and where."""
+    versions = [*nox.project.python_versions(PYPROJECT), "{}.{}".format(*sys.version_info)]
+    usable = {v: next((p for p in candidates(v) if is_usable(p, v)), "") for v in versions}
     return {version: path for version, path in usable.items() if path}
 
 
@@ -136,11 +138,11 @@ def lowest(session: nox.Session) -> None:
 
 
 @nox.session(requires=["build"])
-@nox.parametrize("python", EACH)
+@nox.parametrize("python", EACH[::-1])
 def tests(session: nox.Session) -> None:
     """All tests; on the newest interpreter with branch coverage and its floor."""
     install(session, "test")
-    if session.python != list(FOUND.values())[-1] or session.posargs:
+    if session.python != EACH[-1].args[0] or session.posargs:
         pytest(session, *session.posargs)
         return
     session.env["COVERAGE_FILE"] = str(Path(session.cache_dir, "coverage").resolve())

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ._outcome import Outcome
 
-NEXT = "UNPOD_API_TOKEN=... unpod-async export tasks --space ... --to tasks.jsonl.gz"
+NEXT = "export tasks --space SPACE --token-file TOKEN_FILE --to tasks.jsonl.gz"
 MINUTES = (0, 1, 2, 5, 10, 20)
 
 
@@ -39,7 +39,8 @@ def show(
         console.print(_conclusion(tallies, outcome, seconds))
         if kept is not None:
             console.print(f"The files are in {kept}.", markup=False, soft_wrap=True)
-        console.print(f"\nThe same with a real space:\n{NEXT}", soft_wrap=True)
+        line = f"{sys.argv[0]} {NEXT}"  # as it was called: it need not be on the PATH
+        console.print(f"\nThe same with a real space:\n{line}", markup=False, soft_wrap=True)
     write_stdout(page.get().encode(sys.stdout.encoding, "backslashreplace"))
 
 
