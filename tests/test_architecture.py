@@ -19,7 +19,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Which of our modules each may import. A folder is one row, `_call` is part of `models`.
 OURS = {
-    "__init__": "_client _paging _report _retry _secrets errors models",
+    "__init__": "_client _paging _report _retry _secrets _stats errors models",
     "errors": "",
     "_secrets": "",
     "models": "",
@@ -31,10 +31,11 @@ OURS = {
     "_checkpoint": "_report _windows errors",
     "_walk": "_checkpoint _crossing _report _seen _windows errors",
     "_retry": "errors",
-    "_transport": "_protocol _retry _secrets errors",
+    "_stats": "",
+    "_transport": "_protocol _retry _secrets _stats errors",
     "_fanout": "",
-    "_paging": "_checkpoint _fanout _protocol _report _retry _walk _windows errors models",
-    "_client": "_paging _protocol _retry _secrets _transport _windows errors models",
+    "_paging": "_checkpoint _fanout _protocol _report _retry _stats _walk _windows errors models",
+    "_client": "_paging _protocol _retry _secrets _stats _transport _windows errors models",
     "export": "_fanout errors models",
     "simulator": "",
     "cli": "__init__ _client _retry _secrets errors export models simulator",

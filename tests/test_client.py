@@ -17,6 +17,7 @@ from unpod_async import (
     BusinessError,
     ConfigurationError,
     DecodeError,
+    Event,
     IncompleteWalk,
     Limits,
     NotFound,
@@ -577,3 +578,44 @@ async def test_nothing_shows_a_person_or_a_token(sim: Simulator, space: SpaceHan
     assert "S3CR3T" not in shown
     assert "Example" not in shown
     assert "@" not in shown
+
+
+# -- what it did and tells --------------------------------------------------------------
+
+
+async def test_the_totals_and_the_events_tell_what_happened(sim: Simulator) -> None:
+    events: list[Event] = []
+    async with client_of(sim, on_event=events.append) as client:
+        sim.fault("status", status=503, times=1)
+        tasks = await client.space(sim.space_token).tasks(page_size=500).collect()
+        stats = client.stats
+    assert (stats.requests, stats.retries) == (len(sim.requests), 1)
+    assert stats.rows >= len(tasks) == 900
+    assert stats.bytes > 900 * 500
+    assert stats.served > 0
+    told = [(event.kind, event.outcome) for event in events[:2]]
+    assert told == [("retry", 503), ("answer", 200)]
+    sim.fault("status", status=403)
+    with pytest.raises(PermissionDenied):
+        async with client_of(sim, on_event=events.append) as client:
+            await client.space(sim.space_token).tasks().collect()
+    assert events[-1].kind == "failure"
+
+
+async def test_a_hook_that_raises_costs_no_request(sim: Simulator) -> None:
+    def hook(event: Event) -> None:
+        raise RuntimeError(event.kind)
+
+    async with client_of(sim, on_event=hook) as client:
+        assert await client.space(sim.space_token).tasks().count() == 900
+
+
+async def test_a_hundred_tasks_do_not_hammer_a_platform_that_is_down(sim: Simulator) -> None:
+    async with client_of(sim, limits=Limits(adaptive=False)) as client:
+        sim.fault("status", status=503, times=None)
+        tasks = client.space(sim.space_token).tasks()
+        answers = await asyncio.gather(*(tasks.count() for _ in range(100)), return_exceptions=True)
+        assert all(isinstance(answer, ServerError) for answer in answers)
+        assert len(sim.requests) <= 100 + 500 // 5
+        sim.clear_faults()
+        assert await tasks.count() == 900

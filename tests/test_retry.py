@@ -20,6 +20,7 @@ from unpod_async._retry import (
     Kind,
     Limits,
     Retry,
+    RetryBudget,
     RetryPolicy,
     ceilings,
     check_seconds,
@@ -377,3 +378,34 @@ def test_every_kind_of_error_can_be_decided_on() -> None:
                 rng=lambda: 1.0,
             )
             assert verdict == Retry(0.5)
+
+
+# -- the budget of the whole client -----------------------------------------------------
+
+
+@given(st.lists(st.sampled_from([*Kind, None]), max_size=300))
+def test_the_budget_is_never_overdrawn_nor_overfilled(events: list[Kind | None]) -> None:
+    budget = RetryBudget()
+    paid = 0
+    for kind in events:
+        before = budget.tokens
+        if kind is None:
+            budget.succeeded(paid)
+            paid = 0
+        else:
+            paid = budget.take(kind)
+            assert budget.tokens == before - paid
+        assert 0 <= budget.tokens <= RetryBudget.MOST
+
+
+def test_a_spent_budget_comes_back_with_success() -> None:
+    budget = RetryBudget()
+    while budget.take(Kind.TRANSIENT):
+        pass
+    assert budget.tokens < 14
+    for _ in range(14):
+        budget.succeeded(0)
+    assert (cost := budget.take(Kind.TRANSIENT))
+    left = budget.tokens
+    budget.succeeded(cost)
+    assert budget.tokens == left + cost

@@ -292,8 +292,8 @@ ANSWERS = {
 
 
 async def test_every_status_is_tried_as_often_as_it_deserves(sim: Simulator, at: FakeTime) -> None:
-    async with opened(sim.base_url, at=at, draw=0.0) as transport:
-        for status, (kind, tries) in ANSWERS.items():
+    for status, (kind, tries) in ANSWERS.items():
+        async with opened(sim.base_url, at=at, draw=0.0) as transport:  # with a budget of its own
             sim.requests.clear()
             sim.fault("status", status=status, body={"message": "no"}, times=tries)
             error = await failure(transport.fetch(TASKS))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ._report import Report
     from ._retry import Limits, RetryPolicy
     from ._secrets import Secret
+    from ._stats import Event, Stats
     from .errors import (
         APIError,
         Attempt,
@@ -46,6 +47,7 @@ _HOMES = {
     "_report": "Report",
     "_retry": "Limits RetryPolicy",
     "_secrets": "Secret",
+    "_stats": "Event Stats",
     "errors": "APIError Attempt AuthenticationError BadRequest BusinessError ConfigurationError "
     "ConnectionFailed DeadlineExceeded DecodeError IncompleteWalk NotFound PermissionDenied "
     "ProtocolError RateLimited RequestTimeout ResponseTooLarge ServerError TransportError "
@@ -67,6 +69,7 @@ __all__ = [
     "Contact",
     "DeadlineExceeded",
     "DecodeError",
+    "Event",
     "IncompleteWalk",
     "InvalidRow",
     "Limits",
@@ -88,6 +91,7 @@ __all__ = [
     "ServerError",
     "Space",
     "SpaceHandle",
+    "Stats",
     "Task",
     "TransportError",
     "Turn",

@@ -22,6 +22,7 @@ from ._protocol import (
 )
 from ._retry import Limits, RetryPolicy, check_seconds, is_upstream
 from ._secrets import Secret
+from ._stats import Event, Observer
 from ._transport import Credentials, Transport
 from ._windows import ServerMemory
 from .errors import (
@@ -75,6 +76,8 @@ class UnpodClient:
     `"Bearer"` where the server wants it. `retry` and `limits` say how hard it tries and how
     much at once. `connector`: an aiohttp connector of your own, which you close yourself.
 
+    `on_event` is called with an `Event` at every answer, retry and failure; it should be quick.
+
     Open it by `async with`, or by `await open()` and `await aclose()`, from different tasks
     if need be. It starts no background work. Raises `ConfigurationError` for a wrong option,
     before anything is sent.
@@ -91,6 +94,7 @@ class UnpodClient:
         limits: Limits | None = None,
         connector: BaseConnector | None = None,
         allow_insecure_http: bool = False,
+        on_event: Callable[[Event], None] | None = None,
     ) -> None:
         if auth_scheme not in ("Token", "Bearer"):
             raise ConfigurationError('auth_scheme takes "Token" or "Bearer"')
@@ -104,14 +108,19 @@ class UnpodClient:
         )
         self.org_handle = None if org_handle is None else check_visible("org_handle", org_handle)
         credentials = Credentials(_token(token), auth_scheme, self.org_handle)
+        observer = Observer(on_event)
         self._transport = Transport(
             self.base_url,
             credentials,
             policy=_checked("retry", retry, RetryPolicy),
             limits=_checked("limits", limits, Limits),
             connector=connector,
+            observer=observer,
         )
-        self._source = Source(self._transport.fetch, ServerMemory(), self.base_url, self.org_handle)
+        self.stats = observer.stats
+        self._source = Source(
+            self._transport.fetch, ServerMemory(), self.stats, self.base_url, self.org_handle
+        )
 
     def __repr__(self) -> str:
         return f"<UnpodClient {self.base_url}>"

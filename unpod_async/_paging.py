@@ -19,6 +19,7 @@ from ._fanout import FanOut
 from ._protocol import Request, check_whole, excerpt
 from ._report import Expected, Report
 from ._retry import is_unreadable
+from ._stats import Stats
 from ._walk import ChainWalk
 from ._windows import Answer, CountedWalk, ServerMemory, Window
 from .errors import (
@@ -45,6 +46,7 @@ class Source(NamedTuple):
 
     fetch: Fetch
     memory: ServerMemory
+    stats: Stats
     base_url: str
     org_handle: str | None
 
@@ -206,6 +208,7 @@ class Listing(Generic[T]):
         )
         page = decode(body)
         page.number = window.page
+        self._source.stats.rows += len(page.items)
         return page
 
     async def _fetch(self, window: Window) -> bytes:

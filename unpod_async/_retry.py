@@ -13,7 +13,17 @@ from msgspec import Struct
 
 from .errors import BusinessError, ConfigurationError, ProtocolError, UnpodError
 
-__all__ = ["AdaptiveLimit", "Failure", "GiveUp", "Kind", "Limits", "Retry", "RetryPolicy", "decide"]
+__all__ = [
+    "AdaptiveLimit",
+    "Failure",
+    "GiveUp",
+    "Kind",
+    "Limits",
+    "Retry",
+    "RetryBudget",
+    "RetryPolicy",
+    "decide",
+]
 
 
 class RetryPolicy(Struct, frozen=True, kw_only=True):
@@ -173,6 +183,30 @@ def decide(
     base = policy.throttle_base if throttled else policy.base
     wait = rng() * ceilings(base, policy.cap, len(failures))[-1]
     return Retry(wait, pause=throttled) if wait < remaining else GiveUp(deadline=True)
+
+
+class RetryBudget:
+    """What the whole client may still spend on retries: 500 tokens, so that a platform that is
+    down is not asked four times by each of a hundred tasks. A retry costs 14, one that was
+    asked for by throttling 5, one on a dead connection 1; the success of a retry gives its
+    cost back, any other success one token."""
+
+    MOST = 500
+
+    def __init__(self) -> None:
+        self.tokens = self.MOST
+
+    def take(self, kind: Kind) -> int:
+        """The cost of a retry, now paid; 0 if there are not enough tokens left."""
+        cost = {Kind.THROTTLED: 5, Kind.DEAD_SOCKET: 1}.get(kind, 14)
+        if cost > self.tokens:
+            return 0
+        self.tokens -= cost
+        return cost
+
+    def succeeded(self, paid: int) -> None:
+        """A request succeeded, after a last retry that cost `paid`, or at once (0)."""
+        self.tokens = min(self.MOST, self.tokens + (paid or 1))
 
 
 class AdaptiveLimit:

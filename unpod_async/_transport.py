@@ -27,12 +27,14 @@ from ._retry import (
     Kind,
     Limits,
     Retry,
+    RetryBudget,
     RetryPolicy,
     decide,
     is_unreadable,
     kind_of_answer,
 )
 from ._secrets import Secret, safe_text
+from ._stats import Observer
 from .errors import (
     Attempt,
     AuthenticationError,
@@ -117,6 +119,7 @@ class Transport:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
         rng: Callable[[], float] | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self._base = URL(base_url, encoded=True)
         self._base_path = self._base.raw_path.rstrip("/")
@@ -127,7 +130,10 @@ class Transport:
         self._clock = clock
         self._sleep = sleep
         self._rng = rng if rng is not None else random.SystemRandom().random
+        self._observer = observer if observer is not None else Observer()
+        self._stats = self._observer.stats
         self._adaptive = AdaptiveLimit(limits)
+        self._budget = RetryBudget()
         self._session: aiohttp.ClientSession | None = None
         self._limiter: anyio.CapacityLimiter | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -216,9 +222,12 @@ class Transport:
         ends = started + deadline
         failures: list[Failure] = []
         attempts: list[Attempt] = []
+        paid = 0
         while True:
             outcome = await self._attempt(request, ends)
             if isinstance(outcome, bytes):
+                self._budget.succeeded(paid)
+                self._observer.tell("answer", request.path, len(attempts) + 1, 200)
                 return outcome
             failures.append(outcome)
             now = self._clock()
@@ -228,15 +237,26 @@ class Transport:
             verdict: Retry | GiveUp = GiveUp()
             if not (once and is_unreadable(outcome.error)):
                 verdict = decide(failures, remaining=ends - now, policy=self._policy, rng=self._rng)
+            if isinstance(verdict, Retry) and not (paid := self._budget.take(outcome.kind)):
+                verdict = GiveUp()
             wait = None if isinstance(verdict, GiveUp) else verdict.wait
             attempts.append(Attempt(now - started, _outcome(outcome.error), wait))
+            self._tell(request, attempts)
             if isinstance(verdict, GiveUp):
                 raise self._final(outcome.error, request, attempts, verdict) from None
-            with suppress(Exception):  # a log handler that raises is no reason to give up
-                logger.info("%s: retry in %.2f s (%s)", request.path, wait, attempts[-1].outcome)
             if verdict.pause:
                 self._paused_until = max(self._paused_until, now + verdict.wait)
+            self._stats.retries += 1
+            self._stats.waited += verdict.wait
             await self._sleep(verdict.wait)
+
+    def _tell(self, request: Request, attempts: list[Attempt]) -> None:
+        _, outcome, wait = attempts[-1]
+        kind = "failure" if wait is None else "retry"
+        self._observer.tell(kind, request.path, len(attempts), outcome, wait)
+        with suppress(Exception):  # a log handler that raises is no reason to give up
+            if wait is not None:
+                logger.info("%s: retry in %.2f s (%s)", request.path, wait, outcome)
 
     def _may_renew(self, failure: Failure, failures: list[Failure]) -> bool:
         """A refused token that came from a callable is asked for again, once."""
@@ -265,12 +285,15 @@ class Transport:
         """One try under the limiter; its clock starts when it holds its slot."""
         _, limiter = self._usable()
         slot = object()
+        asked = self._clock()
         if not await self._take_slot(limiter, slot, ends):
             late = DeadlineExceeded("no time was left to send the request")
             return Failure(late, Kind.NEVER)
         try:
             began = self._clock()
+            self._stats.queued += began - asked
             outcome = await self._send(request, ends)
+            self._stats.served += self._clock() - began
             self._learn(limiter, outcome, began)
             return outcome
         finally:
@@ -309,6 +332,7 @@ class Transport:
         if secret is None:
             return Failure(RequestTimeout("the token callable took too long"), Kind.NEVER)
         session, _ = self._usable()  # it may have been closed in the meantime
+        self._stats.requests += 1
         try:
             answer = await session.get(
                 self._url(request),
@@ -321,6 +345,7 @@ class Transport:
                 allow_redirects=False,
             )
             response = await _read(answer)
+            self._stats.bytes += len(response.body)
             error = error_for(request, response, secret=secret)
             if error is None:
                 return inflate(response).body
