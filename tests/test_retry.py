@@ -405,7 +405,8 @@ def test_a_spent_budget_comes_back_with_success() -> None:
     assert budget.tokens < 14
     for _ in range(14):
         budget.succeeded(0)
-    assert (cost := budget.take(Kind.TRANSIENT))
+    cost = budget.take(Kind.TRANSIENT)
+    assert cost == 14
     left = budget.tokens
     budget.succeeded(cost)
     assert budget.tokens == left + cost
