@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import traceback
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
@@ -506,6 +507,8 @@ async def test_a_wrong_client_option_is_named_and_never_echoed(
     with pytest.raises(ConfigurationError, match=named) as caught:
         UnpodClient(**{"token": "fine", "base_url": "https://unpod.ai/api"} | options)
     assert "S3CR3T" not in str(caught.value)
+    shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+    assert "S3CR3T" not in "".join(frame for frame in shown.format() if "unpod_async" in frame)
 
 
 @pytest.mark.parametrize("value", [0, -1, "50", 1.5, True, 10**10])

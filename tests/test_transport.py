@@ -293,14 +293,30 @@ ANSWERS = {
 
 async def test_every_status_is_tried_as_often_as_it_deserves(sim: Simulator, at: FakeTime) -> None:
     for status, (kind, tries) in ANSWERS.items():
-        async with opened(sim.base_url, at=at, draw=0.0) as transport:  # with a budget of its own
-            sim.requests.clear()
-            sim.fault("status", status=status, body={"message": "no"}, times=tries)
+        sim.requests.clear()
+        sim.fault("status", status=status, body={"message": "no"}, times=tries)
+        async with opened(sim.base_url, at=at, draw=0.0) as transport:
             error = await failure(transport.fetch(TASKS))
-            assert type(error) is kind
-            assert (error.status, error.method, error.path) == (status, "GET", TASKS.target)
-            assert history(error) == [(status, 0.0)] * (tries - 1) + [(status, None)]
-            assert len(sim.requests) == tries
+        assert type(error) is kind
+        assert (error.status, error.method, error.path) == (status, "GET", TASKS.target)
+        assert history(error) == [(status, 0.0)] * (tries - 1) + [(status, None)]
+        assert len(sim.requests) == tries
+
+
+async def test_a_platform_that_is_down_is_not_asked_by_all_as_often_as_by_one(
+    sim: Simulator, at: FakeTime
+) -> None:
+    """500 tokens buy 35 retries for 14 each, whoever needs them; later successes save up."""
+    async with opened(sim.base_url, at=at, draw=0.0) as transport:
+        sim.fault("status", status=502, times=None)
+        for _ in range(40):
+            await failure(transport.fetch(TASKS))
+        assert len(sim.requests) == 40 + 35
+        sim.clear_faults()
+        for _ in range(4):
+            await transport.fetch(TASKS)
+        sim.fault("status", status=502)
+        await transport.fetch(TASKS)  # 10 tokens were left, 4 were earned: one more retry
 
 
 @pytest.mark.parametrize(

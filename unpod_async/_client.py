@@ -17,6 +17,7 @@ from ._protocol import (
     Request,
     check_base_url,
     check_segment,
+    check_token,
     check_visible,
     task_query,
 )
@@ -76,7 +77,8 @@ class UnpodClient:
     `"Bearer"` where the server wants it. `retry` and `limits` say how hard it tries and how
     much at once. `connector`: an aiohttp connector of your own, which you close yourself.
 
-    `on_event` is called with an `Event` at every answer, retry and failure; it should be quick.
+    What a token callable raises reaches the caller of the request as it is. `on_event` is
+    called with an `Event` at every answer, retry and failure; it should be quick.
 
     Open it by `async with`, or by `await open()` and `await aclose()`, from different tasks
     if need be. It starts no background work. Raises `ConfigurationError` for a wrong option,
@@ -96,18 +98,23 @@ class UnpodClient:
         allow_insecure_http: bool = False,
         on_event: Callable[[Event], None] | None = None,
     ) -> None:
+        # From the first line on, so that no traceback shows what may be, or hold, a secret.
+        hidden = token if callable(token) or token is None else _hidden(token)
+        handle = _hidden(org_handle if org_handle is not None else _env("UNPOD_ORG_HANDLE"))
+        address = _hidden(base_url if base_url is not None else _env("UNPOD_BASE_URL"))
+        del token, org_handle, base_url
         if auth_scheme not in ("Token", "Bearer"):
             raise ConfigurationError('auth_scheme takes "Token" or "Bearer"')
         if allow_insecure_http:
             warnings.warn("allow_insecure_http may send the token in the clear", stacklevel=2)
-        org_handle = org_handle if org_handle is not None else _env("UNPOD_ORG_HANDLE")
-        base_url = base_url if base_url is not None else _env("UNPOD_BASE_URL")
         self.base_url = check_base_url(
-            DEFAULT_BASE_URL if base_url is None else base_url,
+            DEFAULT_BASE_URL if address.reveal() is None else address.reveal(),
             allow_insecure_http=allow_insecure_http,
         )
-        self.org_handle = None if org_handle is None else check_visible("org_handle", org_handle)
-        credentials = Credentials(_token(token), auth_scheme, self.org_handle)
+        self.org_handle = (
+            None if handle.reveal() is None else check_visible("org_handle", handle.reveal())
+        )
+        credentials = Credentials(_token(hidden), auth_scheme, self.org_handle)
         observer = Observer(on_event)
         self._transport = Transport(
             self.base_url,
@@ -143,7 +150,8 @@ class UnpodClient:
         return self
 
     async def aclose(self) -> None:
-        """Close all connections; a second call does nothing. A closed client stays closed."""
+        """End what is under way, with a `ConfigurationError`, and close all connections; a
+        second call does nothing. A closed client stays closed."""
         await self._transport.aclose()
 
     def space(self, token: str) -> SpaceHandle:
@@ -378,19 +386,22 @@ def _env(name: str) -> str | None:
     return os.environ.get(name) or None
 
 
-def _token(token: TokenOption | None) -> Secret | Callable[[], str | Awaitable[str]]:
+def _hidden(value: object) -> Secret:
+    """Whatever was given, for the checks to look at."""
+    return value if isinstance(value, Secret) else Secret(value)  # type: ignore[arg-type]
+
+
+def _token(
+    token: Secret | Callable[[], str | Awaitable[str]] | None,
+) -> Secret | Callable[[], str | Awaitable[str]]:
     if isinstance(token, Secret):
-        token = token.reveal()
-    if callable(token):
+        return check_token("token", token)
+    if token is not None:
         return token
-    name = "token"
-    if token is None:
-        for name in ("UNPOD_API_TOKEN", "UNPOD_PLATFORM_TOKEN"):
-            if (token := _env(name)) is not None:
-                break
-        else:
-            raise ConfigurationError("token is missing: pass token=…, or set UNPOD_API_TOKEN")
-    return Secret(check_visible(name, token))
+    for name in ("UNPOD_API_TOKEN", "UNPOD_PLATFORM_TOKEN"):
+        if (given := _hidden(_env(name))).reveal() is not None:
+            return check_token(name, given)
+    raise ConfigurationError("token is missing: pass token=…, or set UNPOD_API_TOKEN")
 
 
 def _checked(name: str, value: Option | None, kind: type[Option]) -> Option:
