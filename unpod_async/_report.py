@@ -45,6 +45,9 @@ class Drift(Struct):
 class Report(Struct):
     """The receipt of a walk; JSON by `msgspec.json.encode`.
 
+    `seen` rows were handed on. `duplicates` is how many came again, most of them because the
+    windows overlap on purpose; `conflicts`, how many of those had changed. `drift` says where
+    the list moved; `windows` were asked for, `extra_requests` of them beyond a plain reading.
     `verified`: every row that lived throughout the walk was handed on, each once, and
     this is proved. `empty_confirmed` is the weaker verdict of an empty list: how often
     it was asked and answered empty. `reason` says why a walk is not verified.
