@@ -154,6 +154,13 @@ def pytest(session: nox.Session, *options: str) -> None:
     session.run("pytest", NOT_DOCS, *options, env=INSTALLED)
 
 
+@nox.session(requires=["build"])
+def soak(session: nox.Session) -> None:
+    """Not a gate: reads from a changing, failing platform for 15 minutes, `-- 5` for five."""
+    install(session)
+    session.run("python", "-W", "error", "benchmarks/soak.py", *session.posargs, env=INSTALLED)
+
+
 if Path("benchmarks", "__main__.py").exists():
     nox.options.sessions.append("bench")
 

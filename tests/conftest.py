@@ -34,8 +34,6 @@ def unblocked_loop() -> Iterator[None]:
     includes the loop of a simulator that runs in a thread."""
     with blockbuster_ctx("unpod_async") as buster:
         for function in buster.functions.values():
-            # The transport reads its own version, for User-Agent, once when it opens.
-            function.can_block_in("importlib/metadata/__init__.py", "version")
             function.can_block_in("coverage/collector.py", "lock_data")
         yield
 

@@ -20,21 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unpod_async import _call
-from unpod_async.models import (
-    ORGANIZATIONS,
-    RUNS,
-    SPACES,
-    TASKS,
-    Call,
-    Contact,
-    EnvelopeError,
-    Page,
-    RowKind,
-    Run,
-    Task,
-    Turn,
-    call_table,
-)
+from unpod_async._pages import ORGANIZATIONS, RUNS, SPACES, TASKS, EnvelopeError, Page, RowKind
+from unpod_async.models import Call, Contact, Run, Task, Turn, call_table
 
 HERE = Path(__file__).parent
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from walk_model import Churn, ModelList, Outage, Outcome, walk
 
+from unpod_async._pages import InvalidRow
 from unpod_async._walk import ChainWalk
 from unpod_async._windows import Answer, CountedWalk, ServerMemory, Window, plan
-from unpod_async.models import InvalidRow
 
 CHURNS = {
     "quiet": Churn(),

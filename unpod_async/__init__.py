@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ._client import Check, RunHandle, SpaceHandle, UnpodClient
+    from ._pages import InvalidRow, Page
     from ._paging import Listing, RunTasks, Walk
     from ._report import Report
     from ._retry import Limits, RetryPolicy
@@ -39,10 +40,11 @@ if TYPE_CHECKING:
         UnexpectedRedirect,
         UnpodError,
     )
-    from .models import Call, Contact, InvalidRow, Organization, Page, Run, Space, Task, Turn
+    from .models import Call, Contact, Organization, Run, Space, Task, Turn
 
 _HOMES = {
     "_client": "Check RunHandle SpaceHandle UnpodClient",
+    "_pages": "InvalidRow Page",
     "_paging": "Listing RunTasks Walk",
     "_report": "Report",
     "_retry": "Limits RetryPolicy",
@@ -52,7 +54,7 @@ _HOMES = {
     "ConnectionFailed DeadlineExceeded DecodeError IncompleteWalk NotFound PermissionDenied "
     "ProtocolError RateLimited RequestTimeout ResponseTooLarge ServerError TransportError "
     "UnexpectedRedirect UnpodError",
-    "models": "Call Contact InvalidRow Organization Page Run Space Task Turn",
+    "models": "Call Contact Organization Run Space Task Turn",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
 from msgspec import Struct
 
+from ._pages import ORGANIZATIONS, RUNS, SPACES, TASKS, EnvelopeError
 from ._paging import Listing, ListOptions, OnError, OnInvalid, Rows, RunTasks, Source
 from ._protocol import (
     DEFAULT_BASE_URL,
@@ -34,17 +35,7 @@ from .errors import (
     PermissionDenied,
     ProtocolError,
 )
-from .models import (
-    ORGANIZATIONS,
-    RUNS,
-    SPACES,
-    TASKS,
-    EnvelopeError,
-    Organization,
-    Run,
-    Space,
-    Task,
-)
+from .models import Organization, Run, Space, Task
 
 if TYPE_CHECKING:
     from aiohttp import BaseConnector

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from ._checkpoint import VERSION, Checkpoint, WalkState, read_checkpoint
 from ._fanout import FanOut
+from ._pages import EnvelopeError, Page, RowKind
 from ._protocol import Request, check_whole, excerpt
 from ._report import Expected, Report
 from ._retry import is_unreadable
@@ -30,7 +31,7 @@ from .errors import (
     ResponseTooLarge,
     UnpodError,
 )
-from .models import EnvelopeError, Page, RowKind, Run
+from .models import Run
 
 __all__ = ["Listing", "RunTasks", "Source", "Walk"]
 

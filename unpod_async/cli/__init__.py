@@ -24,8 +24,8 @@ def main() -> NoReturn:
         code = _run(sys.argv[1:])
     except KeyboardInterrupt:
         code = 130
-    except SystemExit as end:  # of `_terminated`, or rich's: the reader of the help has left
-        code = 143 if end.code == 143 else 0
+    except SystemExit:  # rich's: the reader of the help has left
+        code = 0
     if code > 128:  # a thread may be stuck in a pipe that is never read again
         os._exit(code)
     sys.exit(code)
@@ -43,5 +43,6 @@ def _run(arguments: list[str]) -> int:
 
 
 def _terminated(number: int, _: object) -> NoReturn:
-    """Until a command minds signals itself: an end without a traceback."""
-    sys.exit(128 + number)
+    """Until a command minds signals itself, when nothing is begun yet. An exception could
+    be lost here: in the middle of an import it may fall into a callback of the interpreter."""
+    os._exit(128 + number)

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from unpod_async import Report
-from unpod_async.models import TASKS
+from unpod_async._pages import TASKS
 from unpod_async.simulator import World
 
 from ._outcome import Outcome
