@@ -637,7 +637,9 @@ class ChainWalk(Generic[T]):
 
     def _blemish(self) -> str | None:
         if self.report.unreadable:
-            return _counted(self.report.unreadable, "cannot be read")
+            offsets = ", ".join(map(str, self.report.unreadable[:10]))
+            more = ", …" if len(self.report.unreadable) > 10 else ""
+            return _counted(self.report.unreadable, f"cannot be read: offset {offsets}{more}")
         if self._stepped:
             return "rows had to be read one by one, beside one that could not be read at first"
         if self.report.invalid:
