@@ -19,7 +19,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Which of our modules each may import. A folder is one row, `_call` is part of `models`.
 OURS = {
-    "__init__": "_client _pages _paging _report _retry _secrets _stats errors models",
+    "__init__": "_client _pages _paging _report _retry _secrets _stats _version errors models",
     "errors": "",
     "_secrets": "",
     "models": "",
@@ -33,14 +33,15 @@ OURS = {
     "_walk": "_checkpoint _crossing _report _seen _windows errors",
     "_retry": "errors",
     "_stats": "",
-    "_transport": "_protocol _retry _secrets _stats errors",
+    "_version": "",
+    "_transport": "_protocol _retry _secrets _stats _version errors",
     "_fanout": "",
     "_paging": "_checkpoint _fanout _pages _protocol _report _retry _stats _walk _windows errors "
     "models",
     "_client": "_pages _paging _protocol _retry _secrets _stats _transport _windows errors models",
     "export": "_fanout errors models",
     "simulator": "",
-    "cli": "__init__ _client _pages _retry _secrets errors export models simulator",
+    "cli": "__init__ _client _pages _retry _secrets _version errors export models simulator",
 }
 # Who may import what of others; for types alone (`if TYPE_CHECKING`) anyone may.
 OTHERS = {

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ._retry import Limits, RetryPolicy
     from ._secrets import Secret
     from ._stats import Event, Stats
+    from ._version import __version__ as __version__
     from .errors import (
         APIError,
         Attempt,
@@ -50,6 +51,7 @@ _HOMES = {
     "_retry": "Limits RetryPolicy",
     "_secrets": "Secret",
     "_stats": "Event Stats",
+    "_version": "__version__",
     "errors": "APIError Attempt AuthenticationError BadRequest BusinessError ConfigurationError "
     "ConnectionFailed DeadlineExceeded DecodeError IncompleteWalk NotFound PermissionDenied "
     "ProtocolError RateLimited RequestTimeout ResponseTooLarge ServerError TransportError "
@@ -106,10 +108,6 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Names are loaded when first used (PEP 562), so that `--help` never pays for aiohttp."""
-    if name == "__version__":
-        from importlib.metadata import version
-
-        return version("unpod-async")
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f".{_HOME_OF[name]}", __name__), name)

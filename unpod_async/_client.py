@@ -121,7 +121,8 @@ class UnpodClient:
         )
 
     def __repr__(self) -> str:
-        return f"<UnpodClient {self.base_url}>"
+        # Also while it is being made: a traceback may show it before it has an address.
+        return f"<UnpodClient {getattr(self, 'base_url', 'unfinished')}>"
 
     async def __aenter__(self) -> Self:
         await self._transport.open()

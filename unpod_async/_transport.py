@@ -13,7 +13,6 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 
 import aiohttp
 import anyio
@@ -35,6 +34,7 @@ from ._retry import (
 )
 from ._secrets import Secret, safe_text
 from ._stats import Observer
+from ._version import __version__
 from .errors import (
     Attempt,
     AuthenticationError,
@@ -53,10 +53,7 @@ logger = logging.getLogger("unpod_async")
 
 KEEP_ALIVE = 4.0  # seconds; the server drops idle connections after 5 without notice
 MAX_COMPRESSED = 16 * 2**20
-try:
-    USER_AGENT = f"unpod-async/{version('unpod-async')}"
-except PackageNotFoundError:  # frozen applications leave the metadata out
-    USER_AGENT = "unpod-async"
+USER_AGENT = f"unpod-async/{__version__}"
 
 TokenSource = Callable[[], str | Awaitable[str]]
 

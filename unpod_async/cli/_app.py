@@ -5,6 +5,7 @@ from __future__ import annotations
 from cyclopts import App, CycloptsError
 
 from unpod_async._secrets import safe_text
+from unpod_async._version import __version__
 
 from ._outcome import EXIT_CODES, code_of, told
 from ._terminal import tell
@@ -52,7 +53,7 @@ def make_app() -> App:
         help=HELP + codes,
         help_format="plaintext",
         help_formatter="plain",
-        version=_version,
+        version=__version__,
     )
     for order, (name, text) in enumerate(COMMANDS.items()):
         attribute = "app" if name == "export" else name
@@ -74,9 +75,3 @@ def run(arguments: list[str]) -> int:
         tell(f"error: {told(error)}")
         return code_of(error)
     return code if isinstance(code, int) else 0
-
-
-def _version() -> str:
-    from importlib.metadata import version
-
-    return version("unpod-async")
