@@ -144,7 +144,7 @@ class ChainWalk(Generic[T]):
             invalid=len(report.invalid),
             unreadable=list(report.unreadable),
             expected=report.expected,
-            doubt=self._doubt,
+            doubt=self._doubt or self._blemish() or (report.reason if self.done else None),
             missing=report.missing,
         )
 
@@ -304,6 +304,7 @@ class ChainWalk(Generic[T]):
             if (place := (row.offset, row.row)) not in self._invalid:
                 self._invalid.add(place)
                 self.report.invalid.append(row)
+                answer.news = True
         self.report.foreign += answer.foreign
         if answer.count is not None and (answer.length or answer.count):
             self.report.expected.note(answer.count)
@@ -401,8 +402,8 @@ class ChainWalk(Generic[T]):
         fresh = self._emit(answer.ids[position:], answer.rows[position:])
         if self._narrow and fresh:
             self._widen()
-        if fresh:
-            self._extensions += 1
+        if fresh or answer.news:
+            self._extensions += bool(fresh)
             self._stalled = self._shorts = 0
         else:
             self._stall()
@@ -633,6 +634,8 @@ class ChainWalk(Generic[T]):
         report.extra_requests = max(0, report.windows - -(-report.seen // self._size))
         report.missing |= missing or bool(report.invalid or report.unreadable)
         report.reason = self._doubt or self._blemish() or doubt
+        if report.missing and report.reason is None:
+            report.reason = "something was missing before the walk was left and taken up again"
         report.verified = report.reason is None
 
     def _blemish(self) -> str | None:
@@ -652,6 +655,11 @@ class ChainWalk(Generic[T]):
         """The answer to this window was too large: ask for half as many rows from now on."""
         self._slots = deque(slot for slot in self._slots if slot.window is not window)
         self._size = max(1, min(self._size, window.size) // 2)
+        if self._narrow and self._crossing is None:
+            self._narrow = min(self._narrow, window.size) // 2
+            if self._narrow < SINGLE:
+                self._crossing = Crossing(self._seen.bottom, self._frontier)
+        self._mind_the_budget()
         if self._size < MIN_PROVABLE and self._chaining:
             self._stop_chaining(
                 f"the answers are too large for more than {self._size} rows at once"

@@ -42,6 +42,7 @@ class Answer(Struct, Generic[T]):
     count: int | None
     invalid: list[Any] = []
     foreign: int = 0
+    news: bool = False  # it showed a row without identity for the first time
 
 
 class ServerMemory(Struct):
@@ -113,6 +114,7 @@ class CountedWalk(Generic[T]):
     def shrink(self, window: Window) -> None:
         self._window = None
         self._size = max(1, window.size // 2)
+        self._page = window.start // self._size + 1
 
     def fail(self, window: Window) -> list[T]:
         """Nothing is known of how such a list could be read around a bad row."""
@@ -122,7 +124,8 @@ class CountedWalk(Generic[T]):
     def _finish(self, count: int | None) -> None:
         report = self.report
         self.done = True
-        report.missing = bool(report.invalid)
+        received = report.seen + len(report.invalid)
+        report.missing = bool(report.invalid) or received < (report.expected.min or 0)
         report.reason = None
         if count is None or report.seen != count:
             report.reason = f"the server counts {count} rows and sent {report.seen}"
