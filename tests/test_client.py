@@ -622,3 +622,123 @@ async def test_a_hundred_tasks_do_not_hammer_a_platform_that_is_down(sim: Simula
         assert len(sim.requests) <= 100 + 500 // 5
         sim.clear_faults()
         assert await tasks.count() == 900
+
+
+# -- misuse, and second tries -----------------------------------------------------------
+
+
+async def test_an_iterator_goes_on_after_an_error_instead_of_seeming_to_end(
+    sim: Simulator, space: SpaceHandle
+) -> None:
+    rows = aiter(space.tasks(page_size=100))
+    ids = [(await anext(rows)).task_id for _ in range(100)]
+    sim.fault("status", status=403)
+    with pytest.raises(PermissionDenied):
+        await anext(rows)
+    ids += [task.task_id async for task in rows]
+    assert ids == sim.world.task_ids()
+
+
+async def test_an_iterator_goes_on_after_a_timeout(sim: Simulator, space: SpaceHandle) -> None:
+    rows = aiter(space.tasks(page_size=100))
+    sim.fault("hang")
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(anext(rows), 0.05)
+    assert [task.task_id async for task in rows] == sim.world.task_ids()
+
+
+async def test_one_iterator_has_one_consumer(space: SpaceHandle) -> None:
+    rows = aiter(space.tasks())
+    first, second = await asyncio.gather(anext(rows), anext(rows), return_exceptions=True)
+    assert isinstance(first, Task)
+    assert isinstance(second, ConfigurationError)
+
+
+async def test_a_walk_that_failed_says_so_again(sim: Simulator, space: SpaceHandle) -> None:
+    sim.fault("status", status=403, after=2, times=None)
+    async with space.tasks(page_size=100).walk(prefetch=1) as walk:
+        with pytest.raises(PermissionDenied):
+            async for _ in walk:
+                pass
+        with pytest.raises(PermissionDenied):
+            await anext(walk)
+
+
+async def test_blocks_are_entered_once_and_iterated_inside(space: SpaceHandle) -> None:
+    for block in (space.tasks().walk(), space.run_tasks()):
+        with pytest.raises(ConfigurationError, match="inside"):
+            await anext(block)
+        async with block:
+            await anext(block)
+        with pytest.raises(ConfigurationError, match="inside"):
+            await anext(block)
+        with pytest.raises(ConfigurationError, match="once"):
+            async with block:
+                pass
+
+
+async def test_a_fan_out_claims_nothing_before_its_end(space: SpaceHandle) -> None:
+    stream = space.run_tasks()
+    assert not stream.report.verified
+    async with stream:
+        await anext(stream)
+    assert not stream.report.verified
+    assert stream.report.reason == "not finished"
+
+
+async def test_a_run_given_twice_is_read_once(sim: Simulator, space: SpaceHandle) -> None:
+    run_id = sim.world.run_ids()[0]
+    async with space.run_tasks([run_id, Run.of(run_id)]) as stream:
+        assert [run.run_id async for run, _ in stream] == [run_id]
+    with pytest.raises(ConfigurationError, match="runs"):
+        space.run_tasks(run_id)
+
+
+async def test_a_token_callable_that_is_cancelled_from_inside_is_an_error(sim: Simulator) -> None:
+    async def token() -> str:
+        refresh: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        refresh.cancel()
+        return await refresh
+
+    async with UnpodClient(token=token, base_url=sim.base_url) as client:
+        space = client.space(sim.space_token)
+        with pytest.raises(ConfigurationError, match="cancelled"):
+            async with space.tasks().walk() as walk:
+                await anext(walk)
+        with pytest.raises(ConfigurationError, match="cancelled"):
+            async with space.run_tasks() as stream:
+                await anext(stream)
+
+
+async def test_a_stranger_at_the_top_does_not_disown_the_rest() -> None:
+    rows = [row(0, space_id="9"), *(row(number) for number in range(1, 40)), row(40, space_id="")]
+    async with Simulator(rows=rows) as sim, client_of(sim) as client:
+        tasks = await client.space(sim.space_token).tasks().collect()
+        assert len(tasks) == 40  # "" names no other space
+
+
+async def test_a_whole_page_of_rows_without_identity_costs_only_itself() -> None:
+    rows = [
+        *(row(number) for number in range(40)),
+        *(row(number, task_id=None) for number in range(60)),
+        *(row(number) for number in range(100, 140)),
+    ]
+    async with Simulator(rows=rows) as sim, client_of(sim) as client:
+        listing = client.space(sim.space_token).tasks(page_size=20)
+        with pytest.raises(IncompleteWalk) as caught:
+            await listing.collect()
+        assert len(caught.value.items) == 80
+        assert len(caught.value.report.invalid) == 60
+        pages = [page async for page in listing.pages()]
+        assert sum(len(page.items) for page in pages) == 80
+
+
+async def test_a_finished_walk_taken_up_again_keeps_its_doubts() -> None:
+    async with Simulator(tasks=60, count="null") as sim, client_of(sim) as client:
+        listing = client.space(sim.space_token).tasks(page_size=50)
+        async with listing.walk() as walk:
+            assert len([task async for task in walk]) == 60
+        async with listing.walk(resume=walk.checkpoint()) as again:
+            assert [task async for task in again] == []
+        assert not again.report.verified
+        assert again.report.reason == walk.report.reason

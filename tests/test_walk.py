@@ -379,3 +379,19 @@ def test_rows_without_identity_are_reported_once_however_often_they_are_sent() -
     assert plan_.report.missing
     assert plan_.report.reason == "1 row without a usable identity"
     assert plan_.report.windows <= 3
+
+
+def test_answers_that_stay_too_large_near_a_bad_row_come_to_an_end() -> None:
+    plan_: ChainWalk[str] = ChainWalk(size=200)
+    asked = 0
+    while (windows := plan_.next(1)) and not plan_.outage:
+        asked += 1
+        assert asked < 500, "endless"
+        if windows[0].size > 100:
+            plan_.fail(windows[0])
+        elif windows[0].size > 30:
+            plan_.shrink(windows[0])
+        else:
+            ids = [f"T{n}" for n in range(windows[0].start, min(windows[0].end, 1000))]
+            plan_.feed(windows[0], Answer(ids, list(ids), len(ids), 1000))
+    assert plan_.report.seen == 1000

@@ -320,12 +320,12 @@ class SpaceHandle:
     ) -> Rows[Run] | Given:
         if runs is None:
             return Rows(self.runs(deadline=deadline))
-        ids = [run.run_id if isinstance(run, Run) else run for run in runs]
+        if isinstance(runs, str):
+            raise ConfigurationError("runs takes a list of run ids or Runs")
         given = [
-            run if isinstance(run, Run) else Run.of(check_segment("run id", run_id))
-            for run, run_id in zip(runs, ids, strict=True)
+            run if isinstance(run, Run) else Run.of(check_segment("run id", run)) for run in runs
         ]
-        return Given(given)
+        return Given(list({run.run_id: run for run in given}.values()))  # each once
 
 
 class RunHandle:

@@ -5,7 +5,7 @@ Everything here carries out what `_walk` decides.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from types import TracebackType
@@ -245,8 +245,9 @@ class Pages(Generic[T]):
         page = await self._listing.page(Window(self._number, size))
         reached = (self._number - 1) * size + page.length
         short = page.length < size and (page.count is None or reached >= page.count)
-        self._ended = short or page.length == 0 or page.ids == self._before
-        if page.ids == self._before and page.ids:
+        repeated = bool(page.ids) and page.ids == self._before
+        self._ended = short or page.length == 0 or repeated
+        if repeated:
             raise StopAsyncIteration
         self._number, self._before = self._number + 1, page.ids
         return page
@@ -262,7 +263,9 @@ class Home:
     def strangers(self, page: Page[Any], kind: RowKind[Any]) -> frozenset[int]:
         """Positions of rows that belong elsewhere. The sets of a page make the usual case free."""
         if self._space_id is None and page.space_ids:
-            self._space_id = next(space for row in page.items if (space := kind.home(row)[0]))
+            # The most frequent one: a single stranger at the top must not disown the rest.
+            named = Counter(kind.home(row)[0] for row in page.items).most_common()
+            self._space_id = next((space for space, _ in named if space), None)
         foreign_space = not page.space_ids <= {self._space_id}
         foreign_run = self._run_id is not None and not page.run_ids <= {self._run_id}
         if not (foreign_space or foreign_run):
@@ -272,8 +275,8 @@ class Home:
         )
 
     def _is_ours(self, space_id: str | None, run_id: str | None) -> bool:
-        return space_id in (None, self._space_id) and (
-            self._run_id is None or run_id in (None, self._run_id)
+        return (not space_id or space_id == self._space_id) and (
+            self._run_id is None or not run_id or run_id == self._run_id
         )
 
 
@@ -343,6 +346,8 @@ class Rows(Generic[T]):
     def __init__(self, listing: Listing[T], *, limit: int | None = None) -> None:
         self._reading: _Reading[T] = _Reading(listing, listing.planner(limit=limit))
         self._left = limit
+        self._window: Window | None = None  # asked for, not answered yet
+        self._busy = False
 
     @property
     def report(self) -> Report:
@@ -355,23 +360,58 @@ class Rows(Generic[T]):
         reading = self._reading
         if self._left == 0:
             raise StopAsyncIteration
-        while not reading.ready:
+        if self._busy:
+            raise ConfigurationError("an iterator of a list takes one consumer at a time")
+        self._busy = True
+        try:
+            while not reading.ready:
+                await self._read_on()
+        except UnpodError as error:
+            error.checkpoint = reading.checkpoint()
+            raise
+        finally:
+            self._busy = False
+        if self._left is not None:
+            self._left -= 1
+        return reading.ready.popleft()
+
+    async def _read_on(self) -> None:
+        """Ask for one window more. One that was cut short, by an error or a timeout of the
+        caller's, is asked for again by the next call: the list must not seem to end there."""
+        reading = self._reading
+        if reading.plan.outage:
+            raise ConfigurationError("this iterator ended with an error; make a new one")
+        if self._window is None:
             windows = reading.plan.next(1)
             if not windows:
                 self._left = 0
                 reading.check()
                 raise StopAsyncIteration
-            try:
-                reading.hear(windows[0], await reading.ask(windows[0]))
-            except UnpodError as error:
-                error.checkpoint = reading.checkpoint()
-                raise
-        if self._left is not None:
-            self._left -= 1
-        return reading.ready.popleft()
+            self._window = windows[0]
+        answer = await reading.ask(self._window)
+        window, self._window = self._window, None
+        reading.hear(window, answer)
 
 
-class Walk(Generic[T]):
+class _Block:
+    """What is entered once, and iterated inside."""
+
+    _state = "new"
+
+    def _enter(self) -> None:
+        if self._state != "new":
+            raise ConfigurationError("this can be entered once; make a new one from the list")
+        self._state = "open"
+
+    def _leave(self) -> None:
+        self._state = "left"
+
+    def _check_inside(self) -> None:
+        if self._state != "open":
+            raise ConfigurationError("iterate this inside its own `async with` block")
+
+
+class Walk(_Block, Generic[T]):
     """A walk that reads several pages at once; rows come in list order all the same.
 
     Use it as an async context manager and iterate it inside. Whatever ends the block ends
@@ -381,6 +421,7 @@ class Walk(Generic[T]):
     def __init__(self, reading: _Reading[T], lanes: int) -> None:
         self._reading = reading
         self._lanes = lanes
+        self._error: Exception | None = None  # what ended the walk, for who asks again
 
     @property
     def report(self) -> Report:
@@ -395,6 +436,7 @@ class Walk(Generic[T]):
         return checkpoint
 
     async def __aenter__(self) -> Self:
+        self._enter()
         self._heard = anyio.Event()
         self._pages: FanOut[Window, Answer[T] | UnpodError] = FanOut(
             self._reading.ask, self._windows(), lanes=self._lanes
@@ -408,12 +450,25 @@ class Walk(Generic[T]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> bool | None:
+        self._leave()
         return await self._pages.__aexit__(kind, error, trace)
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> T:
+        self._check_inside()
+        if self._error is not None:
+            raise self._error
+        try:
+            return await self._next()
+        except StopAsyncIteration:
+            raise
+        except Exception as error:
+            self._error = error
+            raise
+
+    async def _next(self) -> T:
         reading = self._reading
         while not reading.ready:
             try:
@@ -449,7 +504,7 @@ class Walk(Generic[T]):
                 await self._heard.wait()
 
 
-class RunTasks(Generic[T]):
+class RunTasks(_Block, Generic[T]):
     """The tasks of many runs, several runs at once: pairs of a `Run` and the list of its
     tasks. Use it as an async context manager and iterate it inside.
 
@@ -471,7 +526,8 @@ class RunTasks(Generic[T]):
         if on_error not in ("raise", "collect"):
             raise ConfigurationError('on_error takes "raise" or "collect"')
         self.failures: list[tuple[Run, UnpodError]] = []
-        self.report = Report(verified=True, reason=None)
+        self.report = Report()
+        self._flaw: str | None = None
         self._runs = runs
         self._tasks_of = tasks_of
         self._collecting = on_error == "collect"
@@ -480,6 +536,7 @@ class RunTasks(Generic[T]):
         )
 
     async def __aenter__(self) -> Self:
+        self._enter()
         self.report.started = _now()
         await self._lists.__aenter__()
         return self
@@ -490,12 +547,14 @@ class RunTasks(Generic[T]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> bool | None:
+        self._leave()
         return await self._lists.__aexit__(kind, error, trace)
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> tuple[Run, list[T]]:
+        self._check_inside()
         while True:
             try:
                 run, read, error = await anext(self._lists)
@@ -503,17 +562,18 @@ class RunTasks(Generic[T]):
                 self._finish()
                 raise
             except UnpodError as error:  # the list of runs itself
+                if isinstance(error, IncompleteWalk):
+                    error.report = _of_runs(error.report)
                 self._fail("the list of runs", error)
+                self.report.ended = _now()
                 raise
             if read is not None:
                 tasks, report = read
                 self._note(report, f"run {run.run_id}")
                 return run, tasks
             assert error is not None
-            if not isinstance(error, UnpodError):
-                raise error
             self._fail(f"run {run.run_id}", error)
-            if not self._collecting:
+            if not (self._collecting and isinstance(error, UnpodError)):
                 raise error
             self.failures.append((run, error))
 
@@ -530,24 +590,29 @@ class RunTasks(Generic[T]):
 
     def _note(self, report: Report, what: str) -> None:
         self.report.add(report)
-        if self.report.verified and not report.complete:
-            self.report.verified = False
-            self.report.reason = f"{what}: {report.reason}"
+        if not report.complete:
+            self._flaw = self._flaw or f"{what}: {report.reason}"
 
-    def _fail(self, what: str, error: UnpodError) -> None:
+    def _fail(self, what: str, error: Exception) -> None:
         if isinstance(error, IncompleteWalk):
             self.report.add(error.report)
         self.report.missing = True
-        self.report.verified = False
-        self.report.reason = f"{what}: {error.message}"
+        told = error.message if isinstance(error, UnpodError) else type(error).__name__
+        self._flaw = self._flaw or f"{what}: {told}"
+        self.report.reason = self._flaw
 
     def _finish(self) -> None:
         if self.report.ended is None:
             self.report.ended = _now()
             if isinstance(self._runs, Rows):
-                # Rows and counts are of tasks here, not of runs.
-                runs = replace(self._runs.report, seen=0, expected=Expected())
-                self._note(runs, "the list of runs")
+                self._note(_of_runs(self._runs.report), "the list of runs")
+            self.report.reason = self._flaw
+            self.report.verified = self._flaw is None
+
+
+def _of_runs(report: Report) -> Report:
+    """The receipt of a list of runs, fit for a total whose rows and counts are of tasks."""
+    return replace(report, seen=0, expected=Expected())
 
 
 def _now() -> str:

@@ -97,8 +97,16 @@ class Credentials:
 
 async def _ask(source: TokenSource) -> Secret:
     """A function of its own, so that no frame that may raise holds the plain token."""
-    given = source()
-    return Secret(await given if inspect.isawaitable(given) else given)
+    try:
+        given = source()
+        return Secret(await given if inspect.isawaitable(given) else given)
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        # Nobody cancels us: what the callable waits for was. As a cancellation of ours it would
+        # end a block of parallel readers without a word.
+        raise ConfigurationError("the token callable was cancelled from inside") from None
 
 
 class Transport:
