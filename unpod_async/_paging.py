@@ -36,6 +36,8 @@ from .models import Run
 __all__ = ["Listing", "RunTasks", "Source", "Walk"]
 
 T = TypeVar("T")
+A = TypeVar("A")
+B = TypeVar("B")
 
 Fetch = Callable[..., Awaitable[bytes]]
 OnInvalid = Literal["report", "raise"]
@@ -393,25 +395,38 @@ class Rows(Generic[T]):
         reading.hear(window, answer)
 
 
-class _Block:
-    """What is entered once, and iterated inside."""
+class _Block(Generic[A, B]):
+    """A stream of parallel readers that is entered once, and iterated inside."""
 
-    _state = "new"
+    def __init__(self, stream: FanOut[A, B]) -> None:
+        self._stream = stream
+        self._state = "new"
 
-    def _enter(self) -> None:
+    async def __aenter__(self) -> Self:
         if self._state != "new":
             raise ConfigurationError("this can be entered once; make a new one from the list")
         self._state = "open"
+        await self._stream.__aenter__()
+        return self
 
-    def _leave(self) -> None:
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool | None:
         self._state = "left"
+        return await self._stream.__aexit__(kind, error, trace)
+
+    def __aiter__(self) -> Self:
+        return self
 
     def _check_inside(self) -> None:
         if self._state != "open":
             raise ConfigurationError("iterate this inside its own `async with` block")
 
 
-class Walk(_Block, Generic[T]):
+class Walk(_Block[Window, "Answer[T] | UnpodError"], Generic[T]):
     """A walk that reads several pages at once; rows come in list order all the same.
 
     Use it as an async context manager and iterate it inside. Whatever ends the block ends
@@ -419,8 +434,8 @@ class Walk(_Block, Generic[T]):
     """
 
     def __init__(self, reading: _Reading[T], lanes: int) -> None:
+        super().__init__(FanOut(reading.ask, self._windows(), lanes=lanes))
         self._reading = reading
-        self._lanes = lanes
         self._error: Exception | None = None  # what ended the walk, for who asks again
 
     @property
@@ -434,27 +449,6 @@ class Walk(_Block, Generic[T]):
         if checkpoint is None:
             raise ConfigurationError("checkpoint: the paging of this list is not documented")
         return checkpoint
-
-    async def __aenter__(self) -> Self:
-        self._enter()
-        self._heard = anyio.Event()
-        self._pages: FanOut[Window, Answer[T] | UnpodError] = FanOut(
-            self._reading.ask, self._windows(), lanes=self._lanes
-        )
-        await self._pages.__aenter__()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> bool | None:
-        self._leave()
-        return await self._pages.__aexit__(kind, error, trace)
-
-    def __aiter__(self) -> Self:
-        return self
 
     async def __anext__(self) -> T:
         self._check_inside()
@@ -472,7 +466,7 @@ class Walk(_Block, Generic[T]):
         reading = self._reading
         while not reading.ready:
             try:
-                window, answer, error = await anext(self._pages)
+                window, answer, error = await anext(self._stream)
             except StopAsyncIteration:
                 reading.check()
                 raise
@@ -504,7 +498,7 @@ class Walk(_Block, Generic[T]):
                 await self._heard.wait()
 
 
-class RunTasks(_Block, Generic[T]):
+class RunTasks(_Block[Run, "tuple[list[T], Report]"], Generic[T]):
     """The tasks of many runs, several runs at once: pairs of a `Run` and the list of its
     tasks. Use it as an async context manager and iterate it inside.
 
@@ -531,33 +525,18 @@ class RunTasks(_Block, Generic[T]):
         self._runs = runs
         self._tasks_of = tasks_of
         self._collecting = on_error == "collect"
-        self._lists: FanOut[Run, tuple[list[T], Report]] = FanOut(
-            self._read, runs, lanes=concurrency, ordered=ordered
-        )
+        super().__init__(FanOut(self._read, runs, lanes=concurrency, ordered=ordered))
 
     async def __aenter__(self) -> Self:
-        self._enter()
+        await super().__aenter__()
         self.report.started = _now()
-        await self._lists.__aenter__()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> bool | None:
-        self._leave()
-        return await self._lists.__aexit__(kind, error, trace)
-
-    def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> tuple[Run, list[T]]:
         self._check_inside()
         while True:
             try:
-                run, read, error = await anext(self._lists)
+                run, read, error = await anext(self._stream)
             except StopAsyncIteration:
                 self._finish()
                 raise
