@@ -76,11 +76,11 @@ async def settle() -> None:
 
 def assert_nothing_left(client: UnpodClient, before: set[asyncio.Task[object]]) -> None:
     transport = client._transport
-    assert transport._limiter is not None
+    assert transport._gate is not None
     assert transport._session is not None
     connector = transport._session.connector
     assert connector is not None
-    assert transport._limiter.borrowed_tokens == 0
+    assert transport._gate.limiter.borrowed_tokens == 0
     assert not connector._acquired
     left = [
         task

@@ -15,6 +15,7 @@ from unpod_async import errors
 from unpod_async._protocol import Request, Response, error_for
 from unpod_async._retry import (
     AdaptiveLimit,
+    Breaker,
     Failure,
     GiveUp,
     Kind,
@@ -242,7 +243,7 @@ def test_no_decision_waits_past_the_deadline_or_less_than_asked(
 # -- the options ---------------------------------------------------------------------
 
 DURATIONS = [name for name in RetryPolicy.__struct_fields__ if name != "attempts"]
-MAY_BE_ZERO = {"base", "throttle_base", "cap"}
+MAY_BE_ZERO = {"base", "throttle_base", "cap", "outage_wait"}
 NO_DURATION: list[Any] = [-1, -0.1, math.nan, math.inf, 1e9, "1", None, True, [1], 10**400]
 
 
@@ -253,6 +254,7 @@ def test_the_defaults_are_the_designs() -> None:
         "throttle_base": 1.0,
         "cap": 20.0,
         "max_retry_after": 60.0,
+        "outage_wait": 0.0,
         "deadline": 300.0,
         "connect_timeout": 10.0,
         "read_timeout": 30.0,
@@ -410,3 +412,67 @@ def test_a_spent_budget_comes_back_with_success() -> None:
     left = budget.tokens
     budget.succeeded(cost)
     assert budget.tokens == left + cost
+
+
+# -- the breaker ------------------------------------------------------------------------
+
+DOWN = errors.ServerError("down", status=503)
+
+
+def broken(*, failures: int = 11, over: float = 30.0) -> Breaker:
+    breaker = Breaker()
+    for number in range(failures):
+        breaker.failed(DOWN, over * number / (failures - 1), probe=False)
+    return breaker
+
+
+@pytest.mark.parametrize(
+    ("failures", "over", "down"), [(9, 60, False), (10, 29, False), (10, 30, True), (80, 5, False)]
+)
+def test_ten_failures_in_a_row_over_half_a_minute_are_an_outage(
+    failures: int, over: float, down: bool
+) -> None:
+    breaker = broken(failures=failures, over=over)
+    assert breaker.down is down
+    assert breaker.wait(over) == (15.0 if down else 0.0)
+
+
+def test_an_answer_starts_the_count_anew() -> None:
+    breaker = Breaker()
+    for second in range(60):
+        breaker.failed(DOWN, second, probe=False)
+        if second % 9 == 8:
+            breaker.answered()
+        assert not breaker.down
+
+
+def test_each_probe_that_fails_doubles_the_time_up_to_two_minutes() -> None:
+    breaker, now = broken(), 30.0
+    pauses = []
+    for _ in range(6):
+        pauses.append(breaker.wait(now))
+        now += breaker.wait(now)
+        assert breaker.wait(now) == 0.0
+        breaker.failed(DOWN, now, probe=True)
+    assert pauses == [15.0, 30.0, 60.0, 120.0, 120.0, 120.0]
+    breaker.answered()
+    assert (breaker.down, breaker.wait(now)) == (False, 0.0)
+
+
+def test_what_was_sent_before_the_outage_was_seen_does_not_lengthen_it() -> None:
+    breaker = broken()
+    breaker.failed(DOWN, 40.0, probe=False)
+    assert breaker.wait(40.0) == 5.0
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans(), st.floats(0, 50)), max_size=80))
+def test_the_breaker_never_closes_the_way_for_long(events: list[tuple[bool, bool, float]]) -> None:
+    breaker, now = Breaker(), 0.0
+    for good, probe, passed in events:
+        now += passed
+        if good:
+            breaker.answered()
+            assert breaker.wait(now) == 0.0
+        else:
+            breaker.failed(DOWN, now, probe=probe and breaker.down)
+        assert 0.0 <= breaker.wait(now) <= 120.0

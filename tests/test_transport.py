@@ -88,11 +88,11 @@ async def opened(
         **times,
     )
     await transport.open()
-    session, limiter = transport._usable()
+    session, gate = transport._usable()
     try:
         yield transport
-        assert limiter.borrowed_tokens == 0
-        assert limiter.statistics().tasks_waiting == 0
+        assert gate.limiter.borrowed_tokens == 0
+        assert gate.limiter.statistics().tasks_waiting == 0
         if isinstance(session.connector, aiohttp.TCPConnector):
             assert not session.connector._acquired
     finally:
@@ -319,6 +319,16 @@ async def test_a_platform_that_is_down_is_not_asked_by_all_as_often_as_by_one(
         await transport.fetch(TASKS)  # 10 tokens were left, 4 were earned: one more retry
 
 
+async def test_an_error_says_that_the_budget_of_retries_is_spent(
+    sim: Simulator, at: FakeTime
+) -> None:
+    sim.fault("status", status=502, times=None)
+    async with opened(sim.base_url, at=at, draw=0.0) as transport:
+        said = [str(await failure(transport.fetch(TASKS))) for _ in range(13)]
+    assert "budget" not in said[0]
+    assert "not tried again: this client's budget of retries is spent" in said[-1]
+
+
 @pytest.mark.parametrize(
     ("status", "draw", "slept"),
     [
@@ -425,6 +435,25 @@ async def test_one_429_holds_back_all_lanes(sim: Simulator) -> None:
     assert min(others) - first >= 0.2
 
 
+@pytest.mark.parametrize(
+    ("remaining", "ahead", "waits"), [(0, 9, True), (1, 9, False), (0, 61, False), (0, -5, False)]
+)
+async def test_a_good_answer_that_was_the_last_for_a_while_is_heeded(
+    at: FakeTime, remaining: int, ahead: int, waits: bool
+) -> None:
+    """X-RateLimit-*: nobody runs into a 429 that was announced."""
+    good = GOOD.replace(
+        b"Content-Length",
+        b"Date: Thu, 01 Jan 2026 00:00:00 GMT\r\nX-RateLimit-Remaining: %d\r\n"
+        b"X-RateLimit-Reset: %d\r\nContent-Length" % (remaining, 1767225600 + ahead),
+    )
+    async with wire(good) as server, opened(server.base_url, at=at, draw=0.5) as transport:
+        await transport.fetch(TASKS)
+        assert at.slept == []
+        await transport.fetch(TASKS)
+    assert at.slept == ([pytest.approx(9 * 1.05)] if waits else [])
+
+
 async def test_no_lane_sleeps_through_a_pause_that_outlasts_its_deadline(sim: Simulator) -> None:
     at = StuckTime()
     sim.fault("throttle", retry_after=50)
@@ -435,6 +464,105 @@ async def test_no_lane_sleeps_through_a_pause_that_outlasts_its_deadline(sim: Si
         assert isinstance(error, errors.DeadlineExceeded)
         assert (len(at.slept), len(sim.requests)) == (1, 1)
         lanes.cancel_scope.cancel()
+
+
+# -- a platform that is down -----------------------------------------------------------
+
+
+async def outage(transport: Transport, sim: Simulator, at: FakeTime) -> None:
+    """Ten failures over half a minute; the next request is held back."""
+    sim.fault("status", status=502, times=None)
+    for _ in range(10):
+        await failure(transport.fetch(TASKS))
+        at.now += 3.4
+    sim.requests.clear()
+    at.slept.clear()
+
+
+async def test_a_platform_that_is_down_is_left_alone_and_the_caller_told_at_once(
+    sim: Simulator, at: FakeTime
+) -> None:
+    async with opened(sim.base_url, at=at, policy=ONCE) as transport:
+        await outage(transport, sim, at)
+        for _ in range(50):
+            error = await failure(transport.fetch(TASKS))
+        assert (sim.requests, at.slept) == ([], [])
+        assert isinstance(error, errors.ServerError)
+        assert error.status == 502
+        assert error.retry_after == pytest.approx(11.6)
+        assert "not sent, for the platform is down" in str(error)
+        sim.clear_faults()
+        at.now += 12
+        assert rows(await transport.fetch(TASKS)) == 5
+        assert rows(await transport.fetch(TASKS)) == 5
+
+
+async def test_one_probe_is_sent_for_fifty_who_wait(sim: Simulator, at: FakeTime) -> None:
+    policy = RetryPolicy(attempts=1, outage_wait=14)
+    async with opened(sim.base_url, at=at, policy=policy) as transport:
+        await outage(transport, sim, at)
+        async with anyio.create_task_group() as lanes:
+            for _ in range(50):
+                lanes.start_soon(failure, transport.fetch(TASKS))
+        assert len(sim.requests) == 1
+
+
+async def test_those_who_wait_for_the_probe_go_on_when_it_succeeds(
+    sim: Simulator, at: FakeTime
+) -> None:
+    policy = RetryPolicy(attempts=1, outage_wait=100)
+    async with opened(sim.base_url, at=at, policy=policy) as transport:
+        await outage(transport, sim, at)
+        sim.clear_faults()
+        async with anyio.create_task_group() as lanes:
+            for _ in range(50):
+                lanes.start_soon(transport.fetch, TASKS)
+        assert len(sim.requests) == 50
+        assert sum(at.slept) >= 11
+
+
+async def test_a_probe_that_is_cancelled_leaves_its_place_to_another(
+    sim: Simulator, at: FakeTime
+) -> None:
+    policy = RetryPolicy(attempts=1, outage_wait=100)
+    async with opened(sim.base_url, at=at, policy=policy) as transport:
+        await outage(transport, sim, at)
+        sim.clear_faults()
+        sim.fault("hang", times=1)
+        probe = anyio.CancelScope()
+
+        async def cancelled() -> None:
+            with probe:
+                await transport.fetch(TASKS)
+
+        async with anyio.create_task_group() as lanes:
+            lanes.start_soon(cancelled)
+            await until(lambda: sim.requests)
+            lanes.start_soon(transport.fetch, TASKS)
+            await asyncio.sleep(0)
+            probe.cancel()
+        assert len(sim.requests) == 2
+
+
+async def test_an_outage_is_not_waited_for_past_the_deadline(sim: Simulator, at: FakeTime) -> None:
+    policy = RetryPolicy(attempts=1, outage_wait=100)
+    async with opened(sim.base_url, at=at, policy=policy) as transport:
+        await outage(transport, sim, at)
+        error = await failure(transport.fetch(TASKS, deadline=5))
+        assert isinstance(error, errors.DeadlineExceeded)
+        assert (sim.requests, at.slept) == ([], [])
+
+
+async def test_refusals_are_no_outage(sim: Simulator, at: FakeTime) -> None:
+    """404, 429 and the like come from a platform that is up; so do rows that cannot be read."""
+    async with opened(sim.base_url, at=at, policy=ONCE) as transport:
+        for status in (404, 429, 500):
+            sim.clear_faults()
+            sim.fault("status", status=status, times=None)
+            for _ in range(20):
+                await failure(transport.fetch(TASKS, once=True))
+                at.now += 3
+        assert len(sim.requests) == 60
 
 
 # -- the deadline ----------------------------------------------------------------------
@@ -1052,7 +1180,7 @@ async def test_a_thousand_cancellations_lose_no_slot() -> None:
             task.cancel()
         results = await asyncio.gather(*tasks, return_exceptions=True)
         assert {type(result) for result in results} <= {bytes, asyncio.CancelledError}
-    _, limiter = transport._usable()
+    limiter = transport._usable()[1].limiter
     assert limiter.statistics().borrowed_tokens == limiter.statistics().tasks_waiting == 0
     assert transport.peak == 3
     transport.peak = 0

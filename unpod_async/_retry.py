@@ -15,6 +15,7 @@ from .errors import BusinessError, ConfigurationError, ProtocolError, UnpodError
 
 __all__ = [
     "AdaptiveLimit",
+    "Breaker",
     "Failure",
     "GiveUp",
     "Kind",
@@ -33,6 +34,11 @@ class RetryPolicy(Struct, frozen=True, kw_only=True):
     429 and 503), at most `cap`. A server's Retry-After is honoured in full up to
     `max_retry_after`. `deadline` covers one page: tries, retries and waits. Each try has
     `connect_timeout`, `read_timeout` (between two reads) and `attempt_timeout` (in all).
+
+    Once nothing has answered for half a minute the platform is taken to be down: one request
+    asks at growing intervals whether it is back, the others are held back for at most
+    `outage_wait`, and fail at once where that is too short. A job that should sit an outage
+    out takes both `outage_wait` and `deadline` long, and more `attempts`.
     """
 
     attempts: int = 4
@@ -40,6 +46,7 @@ class RetryPolicy(Struct, frozen=True, kw_only=True):
     throttle_base: float = 1.0
     cap: float = 20.0
     max_retry_after: float = 60.0
+    outage_wait: float = 0.0
     deadline: float = 300.0
     connect_timeout: float = 10.0
     read_timeout: float = 30.0
@@ -49,7 +56,10 @@ class RetryPolicy(Struct, frozen=True, kw_only=True):
         if not _is_whole(self.attempts) or not 1 <= self.attempts <= 100:
             raise ConfigurationError("attempts takes a whole number from 1 to 100")
         for name in self.__struct_fields__[1:]:
-            check_seconds(name, getattr(self, name), zero=name in ("base", "throttle_base", "cap"))
+            check_seconds(name, getattr(self, name), zero=name in _MAY_BE_ZERO)
+
+
+_MAY_BE_ZERO = {"base", "throttle_base", "cap", "outage_wait"}
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -105,9 +115,11 @@ class Retry(NamedTuple):
 
 
 class GiveUp(NamedTuple):
-    """Raise the last error; `deadline` says that time, not hope, ran out."""
+    """Raise the last error; `deadline` says that time, not hope, ran out, `spent` that the
+    client's budget of retries did."""
 
     deadline: bool = False
+    spent: bool = False
 
 
 _TRANSIENT = frozenset({408, 425, 500, 502, 504, 530, *range(520, 528)})
@@ -207,6 +219,42 @@ class RetryBudget:
     def succeeded(self, paid: int) -> None:
         """A request succeeded, after a last retry that cost `paid`, or at once (0)."""
         self.tokens = min(self.MOST, self.tokens + (paid or 1))
+
+
+class Breaker:
+    """Whether the platform is taken to be down: after 10 failures in a row over 30 seconds
+    or more, nothing is sent for 15 seconds, then one probe; each probe that fails doubles the
+    time, to 120 seconds at most, and any answer ends it."""
+
+    FAILURES, OVER, FIRST, LONGEST = 10, 30.0, 15.0, 120.0
+
+    def __init__(self) -> None:
+        self.last: UnpodError | None = None  # what the platform failed with last
+        self._failures = 0  # in a row
+        self._since = 0.0  # when the first of them was
+        self._pause = 0.0  # how long nothing is sent; 0: the platform is not taken to be down
+        self._until = 0.0
+
+    @property
+    def down(self) -> bool:
+        return self._pause > 0
+
+    def wait(self, now: float) -> float:
+        """Seconds until a request may be sent."""
+        return max(0.0, self._until - now) if self.down else 0.0
+
+    def answered(self) -> None:
+        self._failures, self._pause = 0, 0.0
+
+    def failed(self, error: UnpodError, now: float, *, probe: bool) -> None:
+        self.last = error
+        self._failures += 1
+        if self._failures == 1:
+            self._since = now
+        trips = self._failures >= self.FAILURES and now - self._since >= self.OVER
+        if probe or (trips and not self.down):
+            self._pause = min(self._pause * 2, self.LONGEST) or self.FIRST
+            self._until = now + self._pause
 
 
 class AdaptiveLimit:

@@ -18,9 +18,18 @@ import aiohttp
 import anyio
 from yarl import URL
 
-from ._protocol import MAX_BODY, Request, Response, check_token, error_for, headers_for, inflate
+from ._gate import Gate
+from ._protocol import (
+    MAX_BODY,
+    Request,
+    Response,
+    check_token,
+    error_for,
+    headers_for,
+    inflate,
+    retry_after,
+)
 from ._retry import (
-    AdaptiveLimit,
     Failure,
     GiveUp,
     Kind,
@@ -32,7 +41,7 @@ from ._retry import (
     is_unreadable,
     kind_of_answer,
 )
-from ._secrets import Secret, safe_text
+from ._secrets import RedactingFilter, Secret, remember, safe_text
 from ._stats import Observer
 from ._version import __version__
 from .errors import (
@@ -49,7 +58,9 @@ from .errors import (
 
 __all__ = ["Credentials", "Transport"]
 
+# The only logger of this package: a filter does not see the records of a logger below its own.
 logger = logging.getLogger("unpod_async")
+logger.addFilter(RedactingFilter())
 
 KEEP_ALIVE = 4.0  # seconds; the server drops idle connections after 5 without notice
 MAX_COMPRESSED = 16 * 2**20
@@ -71,6 +82,8 @@ class Credentials:
         self._scheme = scheme
         self._org_handle = org_handle
         self._current = token if isinstance(token, Secret) else None
+        if self._current is not None:
+            remember(self._current)
         self._asking = anyio.Lock()
 
     @property
@@ -84,6 +97,7 @@ class Credentials:
             if self._current is None:
                 assert not isinstance(self._token, Secret)
                 self._current = check_token("the callable's token", await _ask(self._token))
+                remember(self._current)
             return self._current
 
     def refused(self, secret: Secret) -> None:
@@ -137,14 +151,12 @@ class Transport:
         self._rng = rng if rng is not None else random.SystemRandom().random
         self._observer = observer if observer is not None else Observer()
         self._stats = self._observer.stats
-        self._adaptive = AdaptiveLimit(limits)
         self._budget = RetryBudget()
         self._session: aiohttp.ClientSession | None = None
-        self._limiter: anyio.CapacityLimiter | None = None
+        self._gate: Gate | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
         self._under_way: set[anyio.CancelScope] = set()
-        self._paused_until = float("-inf")
 
     # -- life -----------------------------------------------------------------------
 
@@ -159,7 +171,7 @@ class Transport:
         if getattr(self._connector, "_loop", self._loop) is not self._loop:
             raise ConfigurationError("connector belongs to another event loop")
         self._session = self._new_session()
-        self._limiter = anyio.CapacityLimiter(self._adaptive.whole)
+        self._gate = Gate(self._limits, self._policy, self._clock, self._sleep)
 
     def _new_session(self) -> aiohttp.ClientSession:
         connector = self._connector or aiohttp.TCPConnector(
@@ -193,16 +205,16 @@ class Transport:
             with anyio.CancelScope(shield=True):
                 await session.close()
 
-    def _usable(self) -> tuple[aiohttp.ClientSession, anyio.CapacityLimiter]:
+    def _usable(self) -> tuple[aiohttp.ClientSession, Gate]:
         if self._closed:
             raise ConfigurationError("this client is closed; make a new one")
-        if self._session is None or self._limiter is None:
+        if self._session is None or self._gate is None:
             raise ConfigurationError("this client is not open: use `async with`, or await open()")
         if _running_loop() is not self._loop:
             raise ConfigurationError("this client was opened in another event loop")
         if self._session.closed:
             raise ConfigurationError("the connector that this client was given is closed")
-        return self._session, self._limiter
+        return self._session, self._gate
 
     # -- one page -------------------------------------------------------------------
 
@@ -229,7 +241,7 @@ class Transport:
         attempts: list[Attempt] = []
         paid = 0
         while True:
-            outcome = await self._attempt(request, ends)
+            outcome = await self._attempt(request, ends, once)
             if isinstance(outcome, bytes):
                 self._budget.succeeded(paid)
                 self._observer.tell("answer", request.path, len(attempts) + 1, 200)
@@ -243,14 +255,14 @@ class Transport:
             if not (once and is_unreadable(outcome.error)):
                 verdict = decide(failures, remaining=ends - now, policy=self._policy, rng=self._rng)
             if isinstance(verdict, Retry) and not (paid := self._budget.take(outcome.kind)):
-                verdict = GiveUp()
+                verdict = GiveUp(spent=True)
             wait = None if isinstance(verdict, GiveUp) else verdict.wait
             attempts.append(Attempt(now - started, _outcome(outcome.error), wait))
             self._tell(request, attempts)
             if isinstance(verdict, GiveUp):
                 raise self._final(outcome.error, request, attempts, verdict) from None
             if verdict.pause:
-                self._paused_until = max(self._paused_until, now + verdict.wait)
+                self._usable()[1].pause(verdict.wait)
             self._stats.retries += 1
             self._stats.waited += verdict.wait
             await self._sleep(verdict.wait)
@@ -281,54 +293,32 @@ class Transport:
                 body=error.body,
             )
             error = late
+        elif verdict.spent:
+            error.message += " (not tried again: this client's budget of retries is spent)"
         error.method = "GET"
         error.path = request.target
         error.attempts = tuple(attempts)
         return error
 
-    async def _attempt(self, request: Request, ends: float) -> bytes | Failure:
-        """One try under the limiter; its clock starts when it holds its slot."""
-        _, limiter = self._usable()
+    async def _attempt(self, request: Request, ends: float, once: bool) -> bytes | Failure:
+        """One try; its clock starts when it is through the gate."""
+        _, gate = self._usable()
         slot = object()
         asked = self._clock()
-        if not await self._take_slot(limiter, slot, ends):
-            late = DeadlineExceeded("no time was left to send the request")
-            return Failure(late, Kind.NEVER)
+        if (refusal := await gate.enter(slot, ends)) is not None:
+            return Failure(refusal, Kind.NEVER)
         try:
             began = self._clock()
             self._stats.queued += began - asked
             outcome = await self._send(request, ends)
             self._stats.served += self._clock() - began
-            self._learn(limiter, outcome, began)
+            if isinstance(outcome, bytes):
+                gate.answered()
+            elif not (once and is_unreadable(outcome.error)):  # that is about a row
+                gate.failed(slot, outcome, began)
             return outcome
         finally:
-            limiter.release_on_behalf_of(slot)
-
-    async def _take_slot(self, limiter: anyio.CapacityLimiter, slot: object, ends: float) -> bool:
-        """Whether there was a slot in time, once no pause holds the whole client back."""
-        while True:
-            now = self._clock()
-            wait = self._paused_until - now
-            if now + max(wait, 0.0) >= ends:
-                return False
-            if wait > 0:
-                await self._sleep(wait)
-                continue
-            with anyio.move_on_after(ends - now):
-                await limiter.acquire_on_behalf_of(slot)
-                if self._paused_until <= self._clock():
-                    return True
-                limiter.release_on_behalf_of(slot)
-
-    def _learn(
-        self, limiter: anyio.CapacityLimiter, outcome: bytes | Failure, began: float
-    ) -> None:
-        if isinstance(outcome, bytes):
-            self._adaptive.succeeded(int(limiter.borrowed_tokens))
-        elif outcome.kind is Kind.THROTTLED or isinstance(outcome.error, RequestTimeout):
-            now = self._clock()
-            self._adaptive.overloaded(now, now - began)
-        limiter.total_tokens = self._adaptive.whole
+            gate.leave(slot)
 
     async def _send(self, request: Request, ends: float) -> bytes | Failure:
         secret = None
@@ -353,6 +343,7 @@ class Transport:
             self._stats.bytes += len(response.body)
             error = error_for(request, response, secret=secret)
             if error is None:
+                self._heed(response)
                 return inflate(response).body
         except UnpodError as damage:
             return Failure(damage, _kind_of_body(damage))
@@ -361,6 +352,13 @@ class Transport:
         if isinstance(error, AuthenticationError):
             self._credentials.refused(secret)
         return Failure(error, kind_of_answer(error))
+
+    def _heed(self, response: Response) -> None:
+        """A good answer may say that it was the last one for a while (X-RateLimit-*)."""
+        if response.headers.get("x-ratelimit-remaining") == "0":
+            wait = retry_after(response.headers) or 0.0
+            if 0 < wait <= self._policy.max_retry_after:
+                self._usable()[1].pause(wait * (1 + 0.1 * self._rng()))
 
     def _time_for_an_attempt(self, ends: float) -> float:
         # Not 0, which aiohttp takes as no limit.

@@ -101,7 +101,7 @@ class Options:
 
     def client(self, lanes: int) -> UnpodClient:
         """A client as the flags say, not yet open. Raises `ConfigurationError`."""
-        from unpod_async import Limits, UnpodClient
+        from unpod_async import Limits, RetryPolicy, UnpodClient
 
         return UnpodClient(
             token=None if self.token_file is None else read_token(self.token_file),
@@ -109,6 +109,7 @@ class Options:
             org_handle=self.org_handle or None,
             auth_scheme=self.auth_scheme,
             limits=Limits(max_concurrency=max(8, lanes)),
+            retry=RetryPolicy(outage_wait=300),
         )
 
 
