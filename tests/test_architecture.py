@@ -32,16 +32,19 @@ OURS = {
     "_checkpoint": "_report _windows errors",
     "_walk": "_checkpoint _crossing _report _seen _windows errors",
     "_retry": "errors",
-    "_stats": "",
+    "_stats": "_report",
     "_version": "",
-    "_transport": "_protocol _retry _secrets _stats _version errors",
+    "_gate": "_retry errors",
+    "_transport": "_gate _protocol _retry _secrets _stats _version errors",
     "_fanout": "",
     "_paging": "_checkpoint _fanout _pages _protocol _report _retry _stats _walk _windows errors "
     "models",
-    "_client": "_pages _paging _protocol _retry _secrets _stats _transport _windows errors models",
+    "_client": "_pages _paging _protocol _report _retry _secrets _stats _transport _windows errors "
+    "models",
     "export": "_fanout errors models",
     "simulator": "",
     "cli": "__init__ _client _pages _retry _secrets _version errors export models simulator",
+    "integrations": "_protocol _report _stats _version errors",
 }
 # Who may import what of others; for types alone (`if TYPE_CHECKING`) anyone may.
 OTHERS = {
@@ -50,6 +53,7 @@ OTHERS = {
     "cyclopts": {"cli"},
     "rich": {"cli"},
     "pytest": {"simulator"},
+    "opentelemetry": {"integrations"},
 }
 
 
@@ -102,7 +106,7 @@ def test_importing_the_package_is_cheap() -> None:
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
-    heavy = {"aiohttp", "yarl", "anyio", "backoff", "msgspec", "cyclopts", "rich"}
+    heavy = {"aiohttp", "yarl", "anyio", "backoff", "msgspec", "cyclopts", "rich", "opentelemetry"}
     assert heavy & {name.split(".")[0] for name in loaded.stdout.split()} == set()
 
 
