@@ -82,7 +82,7 @@ def test_every_attribute_is_there_when_nothing_was_given(kind: type[UnpodError])
         **({"report": None, "items": ()} if kind is IncompleteWalk else {}),
     }
     assert error.args == ("it failed",)
-    assert str(error) == "it failed"
+    assert error.summary == "it failed"
 
 
 @every_class
@@ -116,7 +116,68 @@ def test_errors_survive_copies_and_pickles_whole(
     ],
 )
 def test_the_text_says_what_where_and_how_often(given: dict[str, Any], text: str) -> None:
-    assert str(UnpodError("no luck", **given)) == text
+    error = UnpodError("no luck", **given)
+    assert error.summary == text
+    assert str(error) == (f"{text}; {error.hint}" if error.hint else text)
+
+
+NEXT = {
+    "TransportError": "base_url",
+    "ConnectionFailed": "base_url",
+    "RequestTimeout": "RetryPolicy",
+    "DeadlineExceeded": "deadline=",
+    "ProtocolError": "error.body",
+    "ResponseTooLarge": "page_size=",
+    "DecodeError": 'on_invalid="report"',
+    "UnexpectedRedirect": "base_url",
+    "BusinessError": "client.spaces()",
+    "BadRequest": "org_handle",
+    "AuthenticationError": "UNPOD_API_TOKEN",
+    "PermissionDenied": "client.spaces()",
+    "NotFound": "the space token",
+    "RateLimited": "try again later",
+    "ServerError": "try again later",
+    "IncompleteWalk": "error.report",
+}
+NO_STEP = {"UnpodError", "APIError", "ConfigurationError"}  # two bases; messages that say it
+
+
+@every_class
+def test_the_text_ends_with_the_next_step(kind: type[UnpodError]) -> None:
+    error = kind("no luck", status=418)
+    assert str(error) == "418: no luck" + f"; {error.hint}" * (kind.__name__ not in NO_STEP)
+    assert NEXT.get(kind.__name__, "") in error.hint
+    assert len(error.hint) <= 100
+    assert error.hint.isprintable()
+
+
+def test_every_class_has_a_next_step_or_says_it_in_its_message() -> None:
+    assert {*NEXT, *NO_STEP} == set(TREE)
+
+
+@pytest.mark.parametrize("kind", [errors.RateLimited, errors.ServerError])
+@pytest.mark.parametrize(
+    ("seconds", "when"),
+    [(None, "later"), (0, "later"), (0.2, "in 1 s"), (90, "in 90 s"), (float("inf"), "later")],
+)
+def test_it_says_when_to_come_back(
+    kind: type[UnpodError], seconds: float | None, when: str
+) -> None:
+    assert f"try again {when}" in str(kind("no luck", retry_after=seconds))
+
+
+def test_a_refused_space_is_told_from_trouble_behind_the_platform() -> None:
+    assert "space token" in errors.BusinessError("Invalid Space Token").hint
+    trouble = errors.BusinessError("Tasks Fetch Failed", errors="Internal Server Error")
+    assert trouble.hint == "check the filters, or try again later"
+
+
+@every_class
+def test_an_error_in_mid_walk_says_how_to_go_on(kind: type[UnpodError]) -> None:
+    text = str(kind("no luck", checkpoint={"version": 1}))
+    goes_on = kind is not IncompleteWalk  # such a walk is at its end
+    assert text.endswith("; walk(resume=error.checkpoint) goes on from there") is goes_on
+    assert "; ;" not in text
 
 
 def test_an_unknown_attribute_is_refused() -> None:

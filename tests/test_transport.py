@@ -365,7 +365,7 @@ async def test_an_error_tells_every_attempt_with_time_and_wait(
         (0.5, 429, pytest.approx(2.2)),
         (pytest.approx(2.7), 404, None),
     )
-    assert str(error).endswith("after 4 attempts")
+    assert error.summary.endswith("after 4 attempts")
 
 
 async def test_trouble_upstream_is_asked_twice_more_and_a_refusal_never(

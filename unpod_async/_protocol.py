@@ -15,7 +15,7 @@ from urllib.parse import quote
 import msgspec
 from msgspec import Struct
 
-from ._secrets import HiddenText, Secret, redact, safe_text
+from ._secrets import HiddenText, Secret, redact, redact_known, safe_text
 from .errors import (
     APIError,
     AuthenticationError,
@@ -49,7 +49,15 @@ class Request(Struct, frozen=True):
 
     @property
     def target(self) -> str:
-        return f"{self.path}?{self.query}" if self.query else self.path
+        """As errors and tracebacks show it: what was searched for may be a person's number."""
+        query = _SEARCHED.sub("***", self.query)
+        return f"{self.path}?{query}" if query else self.path
+
+    def __repr__(self) -> str:
+        return f"Request({self.target!r})"
+
+
+_SEARCHED = re.compile(r"(?<=\bsearch=)[^&]+")
 
 
 class Response(Struct):
@@ -58,6 +66,9 @@ class Response(Struct):
     status: int
     headers: Mapping[str, str]
     body: bytes
+
+    def __repr__(self) -> str:
+        return f"Response({self.status}, {len(self.body)} bytes)"
 
 
 # -- options -------------------------------------------------------------------------
@@ -226,9 +237,8 @@ def inflate(response: Response, limit: int = MAX_BODY) -> Response:
     if encoding in ("", "identity"):
         return response
     if encoding not in ("gzip", "x-gzip"):
-        raise ProtocolError(
-            f"the answer has a content encoding nobody asked for: {safe_text(encoding, limit=60)}"
-        )
+        shown = _shown(encoding, None, limit=60)
+        raise ProtocolError(f"the answer has a content encoding nobody asked for: {shown}")
     others = {name: text for name, text in response.headers.items() if name != "content-encoding"}
     return Response(response.status, others, _gunzip(response.body, limit))
 
@@ -306,7 +316,8 @@ def _legible(response: Response) -> bytes:
 def _shown(text: str, secret: Secret | None, *, limit: int = EXCERPT) -> str:
     """Server text as an error shows it. What is cut first is not redacted: a part of a
     secret is not recognized."""
-    return safe_text(redact(text, secret), limit=limit)
+    text = redact_known(text) if secret is None else redact(text, secret)
+    return safe_text(text, limit=limit)
 
 
 def _what(response: Response) -> str:

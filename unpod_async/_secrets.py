@@ -5,17 +5,29 @@ from __future__ import annotations
 import base64
 import html
 import json
+import logging
 import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any, NoReturn
 from urllib.parse import quote
+from weakref import WeakValueDictionary
 
-__all__ = ["HiddenText", "Secret", "redact", "safe_text"]
+__all__ = [
+    "HiddenText",
+    "RedactingFilter",
+    "Secret",
+    "redact",
+    "redact_known",
+    "remember",
+    "safe_text",
+]
 
 
 class Secret:
     """A string that shows itself only to `reveal()`: not to str, repr, format or pickle."""
 
-    __slots__ = ("__value",)
+    __slots__ = ("__value", "__weakref__")
 
     def __init__(self, value: str) -> None:
         self.__value = value
@@ -53,20 +65,112 @@ class HiddenText(str):
 
 
 def redact(text: str, secret: Secret | None) -> str:
-    """`text` with the secret replaced by `***`: plain, URL-encoded, base64, or escaped for
-    JSON or HTML. Redact before cutting: a part of a secret is not recognized."""
+    """`text` with the secret replaced by `***`: plain, URL-encoded, base64 (also as a part of
+    something longer), or escaped for JSON, HTML or Python. Redact before cutting: a part of a
+    secret is not recognized."""
     if secret is None or not (value := secret.reveal()):
         return text
-    coded = base64.b64encode(value.encode()).decode().rstrip("=")
-    forms = {value, quote(value), quote(value, safe=""), coded, coded.translate(_URL_SAFE)}
-    forms |= {json.dumps(value)[1:-1], html.escape(value)}
-    for form in sorted(forms, key=len, reverse=True):
+    for form in sorted({*_written(value), *_base64(value.encode())}, key=len, reverse=True):
         text = text.replace(form, "***")
     return text
 
 
+def _written(value: str) -> Iterator[str]:
+    yield value
+    for url in (quote(value), quote(value, safe="")):
+        yield url
+        yield _PERCENT.sub(lambda code: code.group().lower(), url)
+    yield (plain := json.dumps(value)[1:-1])
+    yield plain.replace("/", "\\/")
+    yield html.escape(value)
+    yield (python := value.replace("\\", "\\\\"))
+    yield python.replace("'", "\\'")
+
+
+def _base64(value: bytes) -> Iterator[str]:
+    """Alone, and as it looks behind other text: without the letters that it shares with that."""
+    alone = base64.b64encode(value).decode().rstrip("=")
+    inside = []
+    for before in range(3):
+        coded = base64.b64encode(b"-" * before + value).decode()
+        inside.append(coded[-(-before * 8 // 6) : (before + len(value)) * 8 // 6])
+    for coded in (alone, *(form for form in inside if len(form) >= 8)):
+        yield coded
+        yield coded.translate(_URL_SAFE)
+
+
+_PERCENT = re.compile("%..")
 _URL_SAFE = str.maketrans("+/", "-_")
 
+
+# -- the log -------------------------------------------------------------------------
+
+# The tokens in use, each as long as its client keeps it. By id, for two clients may use equal
+# ones; weak, so that this keeps none alive; and no repr of it shows one.
+_KNOWN: WeakValueDictionary[int, Secret] = WeakValueDictionary()
+
+
+def remember(secret: Secret) -> None:
+    """From now on `redact_known` and the log take this secret out, as long as it lives."""
+    _KNOWN[id(secret)] = secret
+
+
+def redact_known(text: str) -> str:
+    """`text` without the tokens that are in use."""
+    for ref in _KNOWN.valuerefs():
+        text = redact(text, ref())
+    return text
+
+
+class RedactingFilter(logging.Filter):
+    """Takes the tokens in use out of every record of a logger: out of its message, arguments,
+    exception, stack and extras. It lets every record pass and raises nothing, so that what is
+    wrong with a record is still told by `logging` itself."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if _KNOWN:
+            with suppress(Exception):
+                _redact_trace(record)
+            with suppress(Exception):
+                _redact_message(record)
+            for name in vars(record).keys() - _NOT_TEXT:
+                with suppress(Exception):
+                    setattr(record, name, _without_secrets(getattr(record, name)))
+        return True
+
+
+_TRACE = logging.Formatter()
+_NOT_TEXT = vars(logging.makeLogRecord({})).keys() - {"msg", "args", "exc_text", "stack_info"}
+
+
+def _redact_trace(record: logging.LogRecord) -> None:
+    if record.exc_info and not record.exc_text:
+        text = _TRACE.formatException(record.exc_info)
+        if (clean := redact_known(text)) != text:
+            record.exc_info, record.exc_text = None, clean
+
+
+def _redact_message(record: logging.LogRecord) -> None:
+    text = record.getMessage()
+    if (clean := redact_known(text)) != text:
+        record.msg, record.args = clean, ()
+
+
+def _without_secrets(value: Any) -> Any:
+    """The same object unless it shows a secret."""
+    if value is None or isinstance(value, (int, float)):
+        return value
+    text = value if isinstance(value, str) else repr(value)
+    if (clean := redact_known(text)) == text:
+        return value
+    if isinstance(value, tuple):
+        return tuple(map(_without_secrets, value))
+    if isinstance(value, Mapping):
+        return {key: _without_secrets(item) for key, item in value.items()}
+    return clean
+
+
+# -- server text ---------------------------------------------------------------------
 
 # C0 and C1 controls, DEL, zero-width and bidi marks, line and paragraph separators,
 # the byte-order mark, and lone surrogates.

@@ -298,7 +298,7 @@ class Transport:
         error.method = "GET"
         error.path = request.target
         error.attempts = tuple(attempts)
-        return error
+        return error.with_traceback(None)  # its frames hold the answer
 
     async def _attempt(self, request: Request, ends: float, once: bool) -> bytes | Failure:
         """One try; its clock starts when it is through the gate."""

@@ -6,7 +6,8 @@ strings that are safe to show (`_protocol` does).
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from math import ceil
+from typing import Any, ClassVar, NamedTuple
 
 __all__ = [
     "APIError",
@@ -57,7 +58,10 @@ class UnpodError(Exception):
     - `retry_after`: seconds the server asked to wait.
     - `body`: at most 500 characters of the answer, control characters escaped.
     - `checkpoint`: where a walk stood when this ended it; `walk(resume=…)` takes it.
+    - `hint`: what to do next, empty where the message says it.
     """
+
+    _next: ClassVar[str] = ""
 
     def __init__(
         self,
@@ -83,7 +87,24 @@ class UnpodError(Exception):
         self.body = body
         self.checkpoint = checkpoint
 
+    @property
+    def hint(self) -> str:
+        seconds = self.retry_after
+        when = f"in {ceil(seconds)} s" if seconds and seconds < 1e9 else "later"
+        hint = self._step().format(when=when)
+        if self.checkpoint is None or isinstance(self, IncompleteWalk):
+            return hint
+        return f"{hint}; walk(resume=error.checkpoint) goes on from there".removeprefix("; ")
+
+    def _step(self) -> str:
+        return self._next
+
     def __str__(self) -> str:
+        return f"{self.summary}; {self.hint}" if self.hint else self.summary
+
+    @property
+    def summary(self) -> str:
+        """The text without the hint: what happened, where, after how many attempts."""
         request = f" ({self.method} {self.path})" if self.path else ""
         status = f"{self.status}: " if self.status is not None else ""
         tries = f" after {len(self.attempts)} attempts" if len(self.attempts) > 1 else ""
@@ -108,6 +129,8 @@ class ConfigurationError(UnpodError):
 class TransportError(UnpodError):
     """No usable HTTP answer came back."""
 
+    _next = "check the network and base_url"
+
 
 class ConnectionFailed(TransportError):
     """The connection could not be made, or was lost before the answer was whole."""
@@ -116,25 +139,37 @@ class ConnectionFailed(TransportError):
 class RequestTimeout(TransportError):
     """One attempt took longer than its timeouts allow."""
 
+    _next = "ask for less by page_size=, or allow more by the timeouts of RetryPolicy"
+
 
 class DeadlineExceeded(TransportError):
     """The time for this page, retries and waits included, is used up."""
+
+    _next = "allow more by deadline=, or ask for less by page_size="
 
 
 class ProtocolError(UnpodError):
     """An answer came that is not what the API sends."""
 
+    _next = "check base_url; error.body shows what answered"
+
 
 class ResponseTooLarge(ProtocolError):
     """The body is larger than the cap; it was not read to its end."""
+
+    _next = "ask for less by page_size="
 
 
 class DecodeError(ProtocolError):
     """A row fits no model (raised only under `on_invalid="raise"`)."""
 
+    _next = 'on_invalid="report" goes past such rows'
+
 
 class UnexpectedRedirect(ProtocolError):
     """The server redirects. Redirects are never followed: they would carry headers elsewhere."""
+
+    _next = "check base_url"
 
 
 class APIError(UnpodError):
@@ -145,29 +180,47 @@ class BusinessError(APIError):
     """Status 206, which this platform uses for errors: a refused or unknown space, a
     fault of the caller, or trouble upstream. Never an empty result."""
 
+    _next = "check the space token: client.spaces() lists what this token may read"
+
+    def _step(self) -> str:
+        """A refusal names no errors."""
+        return self._next if self.errors is None else "check the filters, or try again {when}"
+
 
 class BadRequest(APIError):
     """400, and every other 4xx without a class of its own."""
+
+    _next = "check the filters, and org_handle (UNPOD_ORG_HANDLE)"
 
 
 class AuthenticationError(APIError):
     """401: the token is missing, wrong, expired, or of the wrong scheme."""
 
+    _next = 'check the token (UNPOD_API_TOKEN), or try auth_scheme="Bearer"'
+
 
 class PermissionDenied(APIError):
     """403: this token may not read that."""
+
+    _next = "client.spaces() lists what this token may read"
 
 
 class NotFound(APIError):
     """404: no such thing, or a wrong base URL."""
 
+    _next = "check base_url, org_handle and the space token"
+
 
 class RateLimited(APIError):
     """429; `retry_after` carries the wait in seconds where the server named one."""
 
+    _next = "try again {when}, or with fewer at once by Limits(max_concurrency=)"
+
 
 class ServerError(APIError):
     """5xx."""
+
+    _next = "the platform failed: try again {when}, or ask for less by page_size="
 
 
 class IncompleteWalk(UnpodError):
@@ -176,6 +229,8 @@ class IncompleteWalk(UnpodError):
     `report` says what; `items` holds the rows where the call would have returned them
     (`collect()`).
     """
+
+    _next = "error.report says what; the other rows are sound; read the list again for these"
 
     def __init__(self, message: str, *, report: Any = None, items: Any = (), **rest: Any) -> None:
         super().__init__(message, **rest)
