@@ -686,6 +686,30 @@ async def test_a_fan_out_claims_nothing_before_its_end(space: SpaceHandle) -> No
     assert stream.report.reason == "not finished"
 
 
+async def test_an_incomplete_list_of_runs_counts_in_the_receipt_of_all(
+    sim: Simulator, space: SpaceHandle
+) -> None:
+    """Its flaw does; its rows and its count do not, for the totals are of tasks."""
+    await space.tasks().collect(limit=200)  # so that one answer of three rows is the whole list
+    run_ids = sim.world.run_ids()[:2]
+    data = [{"run_id": run_id} for run_id in (*run_ids, "")]
+    body = msgspec.json.encode({"status_code": 200, "count": 3, "data": data})
+    sim.fault("bytes", body=body, match=lambda asked: asked.path.endswith("/runs/"), times=None)
+    got: dict[str, int] = {}
+    with pytest.raises(IncompleteWalk) as caught:
+        async with space.run_tasks() as stream:
+            async for run, tasks in stream:
+                got[run.run_id] = len(tasks)
+    assert got == {run_id: len(sim.world.task_ids(run_id)) for run_id in run_ids}
+    report = stream.report
+    assert report.seen == report.expected.count_last == sum(got.values())
+    assert report.missing and not report.verified
+    assert report.reason is not None and report.reason.startswith("the list of runs: ")
+    assert [row.offset for row in report.invalid] == [2]
+    assert report.started and report.ended
+    assert caught.value.report.seen == 0
+
+
 async def test_a_run_given_twice_is_read_once(sim: Simulator, space: SpaceHandle) -> None:
     run_id = sim.world.run_ids()[0]
     async with space.run_tasks([run_id, Run.of(run_id)]) as stream:

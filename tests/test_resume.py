@@ -88,6 +88,26 @@ def test_a_walk_whose_remembered_rows_all_died_says_so() -> None:
     assert "checkpoint" in (plan.report.reason or "")
 
 
+def test_the_search_for_the_place_ends_where_the_rows_do_whatever_the_count_says() -> None:
+    model = ModelList(3_000, random.Random(1), count=lambda _: 10**12)
+    _, plan, left = leg(model, None, 100, 1_000)
+    model.rows = [f"N{number}" for number in range(3_000)]
+    before = model.requests
+    _, plan, _ = leg(model, plan.state(left), 100, 10**6)
+    assert plan.report.missing
+    assert model.requests - before < 100
+
+
+def test_a_row_that_moved_up_between_two_legs_is_not_lost() -> None:
+    """Even of a list that comes in one answer: it was not seen at one moment."""
+    model = ModelList(3, random.Random(1))
+    rows, plan, left = leg(model, None, 50, 1)
+    model.rows.insert(0, model.rows.pop())
+    rest, plan, _ = leg(model, plan.state(left), 50, 10**6)
+    assert {*rows, *rest} == model.stable
+    assert plan.report.verified
+
+
 # -- in the client ----------------------------------------------------------------------
 
 

@@ -165,51 +165,18 @@ def test_a_lying_count_costs_no_row_and_few_requests(count: Callable[[int], int 
     assert outcome.requests <= 45
 
 
-class ShuffledList(ModelList):
-    """Equal sort keys: neighbours change places from query to query."""
-
-    def answer(self, window: Window) -> Answer[str]:
-        block = 20
-        for start in range(0, len(self.rows), block):
-            part = self.rows[start : start + block]
-            self.rng.shuffle(part)
-            self.rows[start : start + block] = part
-        return super().answer(window)
-
-
-class MovingList(ModelList):
-    """Rows that move to the head when they are touched: order is no longer by birth."""
-
-    def answer(self, window: Window) -> Answer[str]:
-        self.rows.insert(0, self.rows.pop(self.rng.randrange(len(self.rows))))
-        return super().answer(window)
-
-
-class PageIgnoringList(ModelList):
-    def answer(self, window: Window) -> Answer[str]:
-        return super().answer(Window(1, window.size))
-
-
-class SizeIgnoringList(ModelList):
-    def answer(self, window: Window) -> Answer[str]:
-        return super().answer(Window(window.page, 30))
-
-
-class RepeatingList(ModelList):
-    """A page past the end repeats the last page."""
-
-    def answer(self, window: Window) -> Answer[str]:
-        last = max(1, -(-len(self.rows) // window.size))
-        return super().answer(Window(min(window.page, last), window.size))
-
-
-@pytest.mark.parametrize("server", [ShuffledList, PageIgnoringList, SizeIgnoringList])
+@pytest.mark.parametrize(
+    ("churn", "paging"),
+    [(Churn(ties=20), "honest"), (Churn(), "ignored"), (Churn(), "fixed")],
+    ids=["ties", "page ignored", "size ignored"],
+)
 @pytest.mark.parametrize("lanes", [1, 4])
 def test_a_server_that_breaks_the_rules_is_never_proved(
-    server: type[ModelList], lanes: int
+    churn: Churn, paging: str, lanes: int
 ) -> None:
     for seed in range(30):
-        outcome = walk(server(1000, random.Random(seed)), size=50, lanes=lanes)
+        model = ModelList(1000, random.Random(seed), churn, paging=paging)
+        outcome = walk(model, size=50, lanes=lanes)
         assert not outcome.report.verified
         assert outcome.report.reason
         assert outcome.requests < 700
@@ -218,7 +185,7 @@ def test_a_server_that_breaks_the_rules_is_never_proved(
 @pytest.mark.parametrize("lanes", [1, 4])
 def test_rows_that_move_to_the_head_leave_no_false_proof(lanes: int) -> None:
     for seed in range(200):
-        outcome = walk(MovingList(600, random.Random(seed)), size=50, lanes=lanes)
+        outcome = walk(ModelList(600, random.Random(seed), Churn(moves=1)), size=50, lanes=lanes)
         assert not (outcome.report.verified and outcome.lost)
 
 
@@ -266,8 +233,30 @@ def test_a_server_that_stops_answering_is_an_outage() -> None:
     assert model.requests < 60
 
 
+@pytest.mark.parametrize("depth", [0, 30])
+@pytest.mark.parametrize("lanes", [1, 4])
+def test_one_page_for_ever_full_of_new_rows_comes_to_an_end(depth: int, lanes: int) -> None:
+    churn = Churn(inserts=4, deletes=2, depth=depth, second_query=True)
+    model = ModelList(300, random.Random(1), churn, paging="ignored")
+    outcome = walk(model, size=10, lanes=lanes, max_requests=2_000)
+    assert not outcome.report.verified
+
+
+@pytest.mark.parametrize("lanes", [1, 4])
+def test_bad_rows_in_a_list_that_moves_faster_than_rows_can_be_read_come_to_an_end(
+    lanes: int,
+) -> None:
+    for seed in range(10):
+        rng = random.Random(seed)
+        bad = {f"T{number:06d}" for number in rng.sample(range(1, 301), 6)}
+        model = ModelList(300, rng, Churn(inserts=3, deletes=1), bad=bad)
+        outcome = walk(model, size=50, lanes=lanes, max_requests=3_000)
+        assert outcome.repeated == 0
+        assert not outcome.report.verified
+
+
 def test_a_last_page_that_repeats_for_ever_ends_the_walk() -> None:
-    outcome = walk(RepeatingList(1000, random.Random(1)), size=50)
+    outcome = walk(ModelList(1000, random.Random(1), paging="repeats"), size=50)
     assert_whole(outcome)
 
 
@@ -358,6 +347,26 @@ def test_a_list_without_documented_paging_is_read_while_its_count_says_so() -> N
     assert counted.done
     assert rows == ["a", "b", "c", "d"]
     assert not counted.report.verified
+
+
+def test_an_answer_too_large_of_a_list_without_documented_paging_is_asked_for_in_halves() -> None:
+    ids = [f"T{number}" for number in range(23)]
+    counted: CountedWalk[str] = CountedWalk(size=8)
+    rows: list[str] = []
+    asked = []
+    while windows := counted.next(1):
+        [window] = windows
+        asked.append((window.start, window.size))
+        if window.end > 8 and window.size > 2:
+            counted.shrink(window)
+            assert not counted.wants(window)
+        else:
+            page = ids[window.start : window.end]
+            rows += counted.feed(window, Answer(page, list(page), len(page), 23))
+    assert asked[:4] == [(0, 8), (8, 8), (8, 4), (8, 2)]
+    assert rows == ids
+    assert counted.report.seen == 23
+    assert not counted.report.missing
 
 
 def test_a_list_that_ignores_paging_is_read_once() -> None:

@@ -23,6 +23,8 @@ class Churn:
     swallowed: float = 0.0  # chance that an error comes out as `200 []`, count 0
     stale: float = 0.0  # chance of an answer from an older state
     second_query: bool = False  # the count describes a later state than the page
+    moves: float = 0.0  # rows that move to the head: order is no longer by birth
+    ties: int = 0  # in blocks of so many rows the order is another one for each query
 
 
 @dataclass
@@ -35,6 +37,7 @@ class ModelList:
     cap: int | None = None
     count: Callable[[int], int | None] = lambda n: n
     bad: set[str] = field(default_factory=set)
+    paging: str = "honest"  # "ignored", "fixed" or "repeats" where it is not
 
     def __post_init__(self) -> None:
         self.rows = [f"T{n:06d}" for n in range(self.size, 0, -1)]
@@ -62,12 +65,34 @@ class ModelList:
             gone = self.rows[start : start + max(1, len(self.rows) // 20)]
             del self.rows[start : start + len(gone)]
             self.stable.difference_update(gone)
+        for _ in range(self._times(churn.moves) if churn.moves and self.rows else 0):
+            self.rows.insert(0, self.rows.pop(rng.randrange(len(self.rows))))
         if churn.stale:
             self.history = [*self.history[-19:], list(self.rows)]
+
+    def _shuffle_ties(self) -> None:
+        for start in range(0, len(self.rows), block := self.churn.ties):
+            part = self.rows[start : start + block]
+            self.rng.shuffle(part)
+            self.rows[start : start + block] = part
+
+    def _taken_for(self, window: Window) -> Window:
+        """What the server makes of the question."""
+        if self.paging == "ignored":
+            return Window(1, window.size)
+        if self.paging == "fixed":
+            return Window(window.page, 30)
+        if self.paging == "repeats":  # a page past the end is the last page once more
+            last = max(1, -(-len(self.rows) // window.size))
+            return Window(min(window.page, last), window.size)
+        return window
 
     def answer(self, window: Window) -> Answer[str] | None:
         """None if the server cannot answer: a bad row is on the page."""
         self.requests += 1
+        if self.churn.ties:
+            self._shuffle_ties()
+        window = self._taken_for(window)
         self.change()
         if self.rng.random() < self.churn.swallowed:
             return Answer([], [], 0, 0)
@@ -99,21 +124,20 @@ class Outcome:
     requests: int
 
 
-def walk(
+def read_on(
+    planner: ChainWalk[str],
     server: ModelList,
     *,
-    size: int,
     lanes: int = 1,
-    memory: ServerMemory | None = None,
+    most: int | None = None,
     max_requests: int = 100_000,
-) -> Outcome:
-    """Read the whole list; with several lanes the answers are taken and come back in
-    random order, as over a network."""
-    planner: ChainWalk[str] = ChainWalk(size=size, lanes=lanes, memory=memory)
+) -> list[str]:
+    """Drive a walk until it has given `most` rows, or is done; with several lanes the answers
+    are taken and come back in random order, as over a network."""
     asked: list[Window] = []
     taken: list[tuple[Window, Answer[str] | None]] = []
     rows: list[str] = []
-    while not planner.done:
+    while not planner.done and (most is None or len(rows) < most):
         asked += planner.next(lanes - len(asked) - len(taken))
         if asked and (not taken or server.rng.random() < 0.7):
             window = asked.pop(server.rng.randrange(len(asked)))
@@ -126,6 +150,10 @@ def walk(
             asked = [window for window in asked if planner.wants(window)]
             taken = [pair for pair in taken if planner.wants(pair[0])]
         assert server.requests < max_requests, "the walk does not end"
+    return rows
+
+
+def outcome_of(rows: list[str], planner: ChainWalk[str], server: ModelList) -> Outcome:
     unique = set(rows)
     return Outcome(
         rows=rows,
@@ -135,3 +163,17 @@ def walk(
         report=planner.report,
         requests=server.requests,
     )
+
+
+def walk(
+    server: ModelList,
+    *,
+    size: int,
+    lanes: int = 1,
+    memory: ServerMemory | None = None,
+    max_requests: int = 100_000,
+) -> Outcome:
+    """Read the whole list."""
+    planner: ChainWalk[str] = ChainWalk(size=size, lanes=lanes, memory=memory)
+    rows = read_on(planner, server, lanes=lanes, max_requests=max_requests)
+    return outcome_of(rows, planner, server)

@@ -18,6 +18,7 @@ __all__ = ["Checkpoint", "Relink", "WalkState", "read_checkpoint"]
 
 VERSION = 1
 REMEMBERED = 256  # ids kept of each end
+EMPTIES = 4  # empty answers after which a place is looked for among rows, not by the count
 
 
 class WalkState(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -65,6 +66,8 @@ class Checkpoint(Struct, kw_only=True, forbid_unknown_fields=True):
             mine, its = getattr(job, name), getattr(self, name)
             if mine != its:
                 job_is = f"its {name} is {its!r}, not {mine!r}"
+                if name == "query":  # it may name a person that was searched for
+                    job_is = "its query has other filters"
                 raise ConfigurationError(f"resume takes a checkpoint of the same job; {job_is}")
 
 
@@ -97,6 +100,8 @@ class Relink:
         self._asked = 0
         self._tried: set[int] = set()
         self._shift = 0
+        self._empties = 0
+        self._reached = 0  # as far as rows were seen
 
     def window(self, most: int, size: int) -> Window:
         """The next place to look: `most` rows at the top, then pages of `size`."""
@@ -110,12 +115,17 @@ class Relink:
         """A known row was seen, and tells where the place should be."""
         self._frontier, self._shift, self._count = frontier, 0, None
 
-    def missed(self, counted: int | None, size: int) -> bool:
-        """No known row was there; the server now counts `counted`. False: give up."""
+    def missed(self, counted: int | None, size: int, reached: int) -> bool:
+        """No known row was there; the answer ended at offset `reached` (0: it was empty), and
+        the server now counts `counted`. False: give up."""
         if not self._asked and counted is not None and self._count is not None:
             self._shift = counted - self._count
         self._asked += 1
+        self._empties += not reached
+        self._reached = max(self._reached, reached)
         rows = max(counted or 0, self._count or 0, self._frontier)
+        if self._empties >= EMPTIES:
+            rows = min(rows, max(self._reached, self._frontier))
         return self._asked <= 2 * (rows // size + 2)
 
     def _pages(self, size: int) -> Iterator[int]:

@@ -20,11 +20,13 @@ from ._protocol import (
     check_segment,
     check_token,
     check_visible,
+    excerpt,
     task_query,
 )
+from ._report import Report
 from ._retry import Limits, RetryPolicy, check_seconds, is_upstream
 from ._secrets import Secret
-from ._stats import Event, Observer
+from ._stats import Event, Fetch, Observer, Operation, Telemetry
 from ._transport import Credentials, Transport
 from ._windows import ServerMemory
 from .errors import (
@@ -69,7 +71,8 @@ class UnpodClient:
     much at once. `connector`: an aiohttp connector of your own, which you close yourself.
 
     What a token callable raises reaches the caller of the request as it is. `on_event` is
-    called with an `Event` at every answer, retry and failure; it should be quick.
+    called with an `Event` at every answer, retry and failure; it should be quick. `telemetry`
+    takes an `OpenTelemetry` of `unpod_async.integrations.opentelemetry`.
 
     Open it by `async with`, or by `await open()` and `await aclose()`, from different tasks
     if need be. It starts no background work. Raises `ConfigurationError` for a wrong option,
@@ -88,6 +91,7 @@ class UnpodClient:
         connector: BaseConnector | None = None,
         allow_insecure_http: bool = False,
         on_event: Callable[[Event], None] | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         # From the first line on, so that no traceback shows what may be, or hold, a secret.
         hidden = token if callable(token) or token is None else _hidden(token)
@@ -117,7 +121,12 @@ class UnpodClient:
         )
         self.stats = observer.stats
         self._source = Source(
-            self._transport.fetch, ServerMemory(), self.stats, self.base_url, self.org_handle
+            _watched(self._transport.fetch, observer, telemetry),
+            ServerMemory(),
+            self.stats,
+            self.base_url,
+            self.org_handle,
+            telemetry,
         )
 
     def __repr__(self) -> str:
@@ -200,7 +209,11 @@ class SpaceHandle:
         try:
             return SPACES.decode_one(body)
         except EnvelopeError as error:
-            raise ProtocolError(str(error), status=200, method="GET", path=request.path) from None
+            shown = excerpt(body)
+            del body
+            raise ProtocolError(
+                str(error), status=200, method="GET", path=request.path, body=shown
+            ) from None
 
     def run(self, run_id: str) -> RunHandle:
         """A handle on one run; nothing is sent, so it need not exist."""
@@ -289,6 +302,7 @@ class SpaceHandle:
         return RunTasks(
             self._runs_to_read(runs, deadline),
             tasks_of,
+            begin=self._reading_runs,
             concurrency=concurrency,
             ordered=ordered,
             on_error=on_error,
@@ -310,10 +324,14 @@ class SpaceHandle:
         return RunTasks(
             self._runs_to_read(runs, None),
             tasks_of,
+            begin=self._reading_runs,
             concurrency=concurrency,
             ordered=False,
             on_error="collect",
         )
+
+    def _reading_runs(self, report: Report) -> Operation:
+        return self._source.operation("run_tasks", f"spaces/{self.token}/runs/", report)
 
     def _runs_to_read(
         self, runs: Sequence[str | Run] | None, deadline: float | None
@@ -402,6 +420,14 @@ def _checked(name: str, value: Option | None, kind: type[Option]) -> Option:
     if not isinstance(value, kind):
         raise ConfigurationError(f"{name} takes a {kind.__name__}")
     return value
+
+
+def _watched(fetch: Fetch, observer: Observer, telemetry: Telemetry | None) -> Fetch:
+    if telemetry is None:
+        return fetch
+    if not isinstance(telemetry, Telemetry):
+        raise ConfigurationError("telemetry takes an OpenTelemetry()")
+    return telemetry.watch(fetch, observer)
 
 
 def _unpaged(path: str, page_size: int, deadline: float | None) -> ListOptions:

@@ -6,7 +6,7 @@ Everything here carries out what `_walk` decides.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Generic, Literal, NamedTuple, Self, TypeVar
@@ -20,7 +20,7 @@ from ._pages import EnvelopeError, Page, RowKind
 from ._protocol import Request, check_whole, excerpt
 from ._report import Expected, Report
 from ._retry import is_unreadable
-from ._stats import Stats
+from ._stats import NOBODY, Fetch, Operation, Stats, Telemetry
 from ._walk import ChainWalk
 from ._windows import Answer, CountedWalk, ServerMemory, Window
 from .errors import (
@@ -39,7 +39,6 @@ T = TypeVar("T")
 A = TypeVar("A")
 B = TypeVar("B")
 
-Fetch = Callable[..., Awaitable[bytes]]
 OnInvalid = Literal["report", "raise"]
 OnError = Literal["raise", "collect"]
 
@@ -52,6 +51,10 @@ class Source(NamedTuple):
     stats: Stats
     base_url: str
     org_handle: str | None
+    telemetry: Telemetry | None
+
+    def operation(self, name: str, path: str, report: Report | None) -> Operation:
+        return NOBODY if self.telemetry is None else self.telemetry.operation(name, path, report)
 
 
 class ListOptions(NamedTuple):
@@ -117,22 +120,18 @@ class Listing(Generic[T]):
 
     async def collect(self, *, limit: int | None = None) -> list[T]:
         """All rows, or the first `limit`. An `IncompleteWalk` carries the rows as `.items`."""
-        rows: list[T] = []
         if limit is not None:
             check_whole("limit", limit, least=0)
         if limit == 0:
-            return rows
-        try:
-            async for row in Rows(self, limit=limit):
-                rows.append(row)
-        except IncompleteWalk as error:
-            error.items = rows
-            raise
-        return rows
+            return []
+        reader = Rows(self, limit=limit)
+        with self.operation("collect", reader.report):
+            return await _all_of(reader)
 
     async def count(self) -> int | None:
         """The server's own count, by one small request; None where it gives none."""
-        return (await self.page(Window(1, 1))).count
+        with self.operation("count"):
+            return (await self.page(Window(1, 1))).count
 
     def walk(self, *, prefetch: int = 4, resume: dict[str, Any] | None = None) -> Walk[T]:
         """The same rows in the same order, read in parallel: at most `prefetch` pages under
@@ -151,6 +150,9 @@ class Listing(Generic[T]):
         return Walk(_Reading(self, self.planner(lanes=lanes, resume=checkpoint.walk)), lanes)
 
     # -- for the readers here ---------------------------------------------------------
+
+    def operation(self, name: str, report: Report | None = None) -> Operation:
+        return self._source.operation(name, self.path, report)
 
     def planner(
         self, *, lanes: int = 1, limit: int | None = None, resume: WalkState | None = None
@@ -192,18 +194,22 @@ class Listing(Generic[T]):
 
     async def page(self, window: Window) -> Page[T]:
         """Fetch and decode; a body that is no envelope is asked for once more."""
+        page = await self._page(window)
+        if isinstance(page, ProtocolError) and not window.once:
+            page = await self._page(window)
+        if isinstance(page, ProtocolError):
+            raise page
+        return page
+
+    async def _page(self, window: Window) -> Page[T] | ProtocolError:
+        """No frame that raises holds the body: tracebacks may show it, and it is people's data."""
         body = await self._fetch(window)
         try:
             return self._decode(body, window)
-        except EnvelopeError:
-            if not window.once:
-                body = await self._fetch(window)
-        try:
-            return self._decode(body, window)
         except EnvelopeError as error:
-            raise ProtocolError(
+            return ProtocolError(
                 str(error), status=200, method="GET", path=self._path(window), body=excerpt(body)
-            ) from None
+            )
 
     def _decode(self, body: bytes, window: Window) -> Page[T]:
         decode: Callable[[bytes], Page[Any]] = (
@@ -212,6 +218,8 @@ class Listing(Generic[T]):
         page = decode(body)
         page.number = window.page
         self._source.stats.rows += len(page.items)
+        if self._source.telemetry is not None:
+            self._source.telemetry.rows(self.path, len(page.items))
         return page
 
     async def _fetch(self, window: Window) -> bytes:
@@ -398,15 +406,18 @@ class Rows(Generic[T]):
 class _Block(Generic[A, B]):
     """A stream of parallel readers that is entered once, and iterated inside."""
 
-    def __init__(self, stream: FanOut[A, B]) -> None:
+    def __init__(self, stream: FanOut[A, B], begin: Callable[[], Operation]) -> None:
         self._stream = stream
+        self._begin = begin
         self._state = "new"
 
     async def __aenter__(self) -> Self:
         if self._state != "new":
             raise ConfigurationError("this can be entered once; make a new one from the list")
         self._state = "open"
-        await self._stream.__aenter__()
+        self._operation = self._begin()
+        with self._operation.current():  # for the lanes alone: what the caller does is not ours
+            await self._stream.__aenter__()
         return self
 
     async def __aexit__(
@@ -416,7 +427,10 @@ class _Block(Generic[A, B]):
         trace: TracebackType | None,
     ) -> bool | None:
         self._state = "left"
-        return await self._stream.__aexit__(kind, error, trace)
+        try:
+            return await self._stream.__aexit__(kind, error, trace)
+        finally:
+            self._operation.end(error)
 
     def __aiter__(self) -> Self:
         return self
@@ -434,7 +448,10 @@ class Walk(_Block[Window, "Answer[T] | UnpodError"], Generic[T]):
     """
 
     def __init__(self, reading: _Reading[T], lanes: int) -> None:
-        super().__init__(FanOut(reading.ask, self._windows(), lanes=lanes))
+        super().__init__(
+            FanOut(reading.ask, self._windows(), lanes=lanes),
+            lambda: reading.listing.operation("walk", reading.report),
+        )
         self._reading = reading
         self._error: Exception | None = None  # what ended the walk, for who asks again
 
@@ -512,6 +529,7 @@ class RunTasks(_Block[Run, "tuple[list[T], Report]"], Generic[T]):
         runs: Rows[Run] | AsyncIterator[Run],
         tasks_of: Callable[[Run], Listing[T]],
         *,
+        begin: Callable[[Report], Operation],
         concurrency: int,
         ordered: bool,
         on_error: OnError,
@@ -525,7 +543,8 @@ class RunTasks(_Block[Run, "tuple[list[T], Report]"], Generic[T]):
         self._runs = runs
         self._tasks_of = tasks_of
         self._collecting = on_error == "collect"
-        super().__init__(FanOut(self._read, runs, lanes=concurrency, ordered=ordered))
+        stream = FanOut(self._read, runs, lanes=concurrency, ordered=ordered)
+        super().__init__(stream, lambda: begin(self.report))
 
     async def __aenter__(self) -> Self:
         await super().__aenter__()
@@ -558,14 +577,7 @@ class RunTasks(_Block[Run, "tuple[list[T], Report]"], Generic[T]):
 
     async def _read(self, run: Run) -> tuple[list[T], Report]:
         rows = Rows(self._tasks_of(run))
-        tasks: list[T] = []
-        try:
-            async for task in rows:
-                tasks.append(task)
-        except IncompleteWalk as error:
-            error.items = tasks
-            raise
-        return tasks, rows.report
+        return await _all_of(rows), rows.report
 
     def _note(self, report: Report, what: str) -> None:
         self.report.add(report)
@@ -587,6 +599,22 @@ class RunTasks(_Block[Run, "tuple[list[T], Report]"], Generic[T]):
                 self._note(_of_runs(self._runs.report), "the list of runs")
             self.report.reason = self._flaw
             self.report.verified = self._flaw is None
+
+
+async def _all_of(reader: Rows[T]) -> list[T]:
+    """All rows; an `IncompleteWalk` carries them. None stays in the frame when an error ends
+    it, for a traceback that shows locals would show people's data."""
+    rows: list[T] = []
+    try:
+        while True:
+            rows.append(await anext(reader))
+    except StopAsyncIteration:
+        return rows
+    except BaseException as error:
+        if isinstance(error, IncompleteWalk):
+            error.items = rows
+        del rows
+        raise
 
 
 def _of_runs(report: Report) -> Report:

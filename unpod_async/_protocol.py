@@ -233,11 +233,12 @@ def headers_for(token: Secret, scheme: str, org_handle: str | None) -> dict[str,
 def inflate(response: Response, limit: int = MAX_BODY) -> Response:
     """The response with its body decompressed. Raises `ResponseTooLarge` past `limit`
     bytes, and `ProtocolError` for any other encoding or a body that is cut."""
-    encoding = response.headers.get("content-encoding", "").strip().lower()
+    sent = response.headers.get("content-encoding", "")
+    encoding = sent.strip().lower()
     if encoding in ("", "identity"):
         return response
     if encoding not in ("gzip", "x-gzip"):
-        shown = _shown(encoding, None, limit=60)
+        shown = _shown(sent, None, limit=60)
         raise ProtocolError(f"the answer has a content encoding nobody asked for: {shown}")
     others = {name: text for name, text in response.headers.items() if name != "content-encoding"}
     return Response(response.status, others, _gunzip(response.body, limit))

@@ -7,7 +7,7 @@ import html
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, NoReturn
 from urllib.parse import quote
@@ -75,16 +75,28 @@ def redact(text: str, secret: Secret | None) -> str:
     return text
 
 
-def _written(value: str) -> Iterator[str]:
-    yield value
-    for url in (quote(value), quote(value, safe="")):
-        yield url
-        yield _PERCENT.sub(lambda code: code.group().lower(), url)
-    yield (plain := json.dumps(value)[1:-1])
-    yield plain.replace("/", "\\/")
-    yield html.escape(value)
-    yield (python := value.replace("\\", "\\\\"))
-    yield python.replace("'", "\\'")
+def _written(value: str) -> set[str]:
+    """As it may stand in a text: encoded up to twice, such as JSON in a string of JSON."""
+    forms = {value}
+    for _ in range(2):
+        forms |= {encode(form) for form in forms for encode in _ENCODERS}
+    return forms
+
+
+def _json(text: str) -> str:
+    return json.dumps(text)[1:-1]
+
+
+_ENCODERS: tuple[Callable[[str], str], ...] = (
+    quote,
+    lambda text: quote(text, safe=""),
+    lambda text: _PERCENT.sub(lambda code: code.group().lower(), quote(text, safe="")),
+    _json,
+    lambda text: _json(text).replace("/", "\\/"),
+    html.escape,
+    lambda text: text.replace("\\", "\\\\"),  # what repr does, if there are no quotes in it
+    lambda text: text.replace("\\", "\\\\").replace("'", "\\'"),
+)
 
 
 def _base64(value: bytes) -> Iterator[str]:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
+from types import TracebackType
+from typing import Self
 
 from msgspec import Struct
 
-__all__ = ["Event", "Observer", "Stats"]
+from ._report import Report
+
+__all__ = ["Event", "Fetch", "Observer", "Operation", "Stats", "Telemetry"]
+
+Fetch = Callable[..., Awaitable[bytes]]
 
 
 class Stats(Struct):
@@ -43,15 +50,59 @@ Hook = Callable[[Event], None]
 
 
 class Observer:
-    """The totals and the hook. A hook that raises is no reason for a request to fail."""
+    """The totals and the hooks. A hook that raises is no reason for a request to fail."""
 
     def __init__(self, hook: Hook | None = None) -> None:
         self.stats = Stats()
-        self._hook = hook
+        self.hooks = [] if hook is None else [hook]
 
     def tell(
         self, kind: str, path: str, attempt: int, outcome: int | str, wait: float | None = None
     ) -> None:
-        if self._hook is not None:
+        for hook in self.hooks:
             with suppress(Exception):
-                self._hook(Event(kind, path, attempt, outcome, wait))
+                hook(Event(kind, path, attempt, outcome, wait))
+
+
+class Operation:
+    """One operation while it lasts; this one is told to nobody.
+
+    `with operation:` covers it whole. A block that outlives a call starts its readers under
+    `current()`, so that their requests belong to it, and calls `end` when it is left.
+    """
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.end(error)
+
+    def current(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def end(self, error: BaseException | None) -> None:
+        """Called once, with what ended it, or None."""
+
+
+NOBODY = Operation()
+
+
+class Telemetry(ABC):
+    """Who is told of a client's requests and operations. None of its methods may raise."""
+
+    @abstractmethod
+    def watch(self, fetch: Fetch, observer: Observer) -> Fetch:
+        """What the client's lists call instead of `fetch`."""
+
+    @abstractmethod
+    def rows(self, path: str, rows: int) -> None:
+        """So many rows of a page were decoded."""
+
+    @abstractmethod
+    def operation(self, name: str, path: str, report: Report | None) -> Operation:
+        """An operation begins; its report is final when it ends."""

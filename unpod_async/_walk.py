@@ -37,6 +37,8 @@ STALLS = 10  # answers in a row without a new row before the proof is given up
 RESTARTS = 3  # times the chain may start again from the top
 TAIL_LOOKS = 8  # looks behind a short answer that lies below its own count
 HEAD_WINDOWS = 64  # windows to find the way from the new head back to known rows
+BARREN = 16  # crossings in a row, none of which meets a bad row, that are worth more requests
+PER_ROW = 4  # requests that bad rows are worth at most, for each row of the list
 HELD = 8  # answers held beyond the lanes while a bridge is laid
 EMPTY_DELAY = 0.05  # seconds before an empty list is asked again; four times that, …
 
@@ -98,7 +100,7 @@ class ChainWalk(Generic[T]):
         self._stalled = 0  # answers in a row that brought none
         self._back = 0  # how far behind the frontier the last bridge was laid
         self._counted = 0  # the first count that this walk (or this leg of it) was told
-        self._beyond = 0  # how far rows were seen where the count said that there are none
+        self._beyond = 0  # rows handed on when the count was last seen to be too low
         self._restarts = 0
         self._empties = 0
         self._shorts = 0  # short answers in a row below their own count
@@ -112,6 +114,7 @@ class ChainWalk(Generic[T]):
         self._crossing: Crossing[T] | None = None
         self._stepped = False  # rows were read one by one: no answer joins them
         self._allowance = 0  # requests beyond the budget that bad rows are worth
+        self._allowed_for = self._barren = 0  # … so far; crossings since one was named
         self._chaining = True
         self._doubt: str | None = None  # the first reason why this walk proves nothing
         if size < MIN_PROVABLE:
@@ -152,7 +155,8 @@ class ChainWalk(Generic[T]):
         report = self.report
         self._seen.recall(state.head, state.tail, state.handed)
         self._frontier, self._longest = state.frontier, state.longest
-        self._extensions, self._doubt = state.extensions, state.doubt
+        # What was read in two legs was not seen at one moment, be it a list of one answer.
+        self._extensions, self._doubt = state.extensions + 1, state.doubt
         report.seen, report.windows, report.expected = state.handed, state.windows, state.expected
         report.duplicates, report.conflicts = state.duplicates, state.conflicts
         report.foreign, report.unreadable = state.foreign, state.unreadable
@@ -182,7 +186,8 @@ class ChainWalk(Generic[T]):
         self._slots.popleft()
         if known:  # the place is further down, by as many rows as are known behind
             relink.seen_at(slot.window.start + known[-1] + behind)
-        if relink.missed(answer.count, max(1, self._longest)):
+        reached = slot.window.start + answer.length if answer.length else 0
+        if relink.missed(answer.count, max(1, self._longest), reached):
             return []
         self._relink, self._frontier = None, 0
         if not self._seen.whole:  # else all rows ever handed on are known: start at the top
@@ -309,9 +314,6 @@ class ChainWalk(Generic[T]):
         if answer.count is not None and (answer.length or answer.count):
             self.report.expected.note(answer.count)
             self._counted = self._counted or answer.count
-        reached = window.start + answer.length
-        if answer.length and reached > (answer.count or 0) + self._size:
-            self._beyond = max(self._beyond, reached)
         if answer.length > window.size:
             self._size = answer.length
             self._stop_chaining(f"asked for {window.size} rows, the server sent {answer.length}")
@@ -400,6 +402,7 @@ class ChainWalk(Generic[T]):
         self._back = 0
         self._confirming = False
         fresh = self._emit(answer.ids[position:], answer.rows[position:])
+        self._mind_the_count(answer, len(fresh))
         if self._narrow and fresh:
             self._widen()
         if fresh or answer.news:
@@ -410,6 +413,14 @@ class ChainWalk(Generic[T]):
         if answer.length < window.size and not self.done:
             self._consider_end(window, answer)
         return fresh
+
+    def _mind_the_count(self, answer: Answer[T], fresh: int) -> None:
+        """Rows where the count says that there are none: the list is longer. But rows that
+        were mostly seen before may be the same page over and over."""
+        able = self._chaining or self._size < MIN_PROVABLE
+        beyond = self._frontier > (answer.count or 0) + self._size
+        if able and beyond and 2 * fresh > answer.length:
+            self._beyond = self._seen.count
 
     def _emit(self, ids: list[str], rows: list[T]) -> list[T]:
         fresh: list[T] = []
@@ -432,10 +443,18 @@ class ChainWalk(Generic[T]):
                 self._finish("the head of the list cannot be read again", missing=True)
             return
         if not self._narrow:
-            self._allowance += 4 * self._size.bit_length() + 16
+            self._allow(4 * self._size.bit_length() + 16)
         self._narrow = min(window.size, self._narrow or window.size) // 2
         if self._narrow < SINGLE:
             self._crossing = Crossing(self._seen.bottom, self._frontier)
+
+    def _allow(self, requests: int) -> None:
+        """More requests for a bad row; not without end, for a list may move faster than
+        single rows can be read."""
+        most = PER_ROW * (100 + max(self._counted, self._beyond))
+        requests = min(requests, max(0, most - self._allowed_for))
+        self._allowed_for += requests
+        self._allowance += requests
 
     def _narrow_window(self, most: int) -> Window:
         """The window of at most `most` rows behind the floor that shows a known row and
@@ -469,7 +488,9 @@ class ChainWalk(Generic[T]):
             return []
         self._crossing = None
         self._stepped = True
-        self._allowance += 4 * self._size.bit_length() + 2 * LOST
+        self._barren = 0 if crossing.failed else self._barren + 1
+        if self._barren < BARREN:
+            self._allow(4 * self._size.bit_length() + 2 * LOST)
         self.report.unreadable += crossing.failed
         if step is Step.END:
             self._finish()
@@ -606,13 +627,13 @@ class ChainWalk(Generic[T]):
     def _mind_the_budget(self) -> None:
         # A list that grows while it is read owes no more than it held at first.
         rows = max(self._counted, self._beyond)
-        budget = 40 + 6 * -(-rows // self._size) + self._allowance
-        if self.done or self.report.windows <= budget:
+        budget = 40 + 6 * -(-rows // self._size)
+        if self.done or self.report.windows <= budget + self._allowance:
             return
         if self._chaining:
             self._stop_chaining("the budget of requests is spent")
             self.report.missing = True
-        elif self.report.windows > 4 * budget:
+        elif self.report.windows > 4 * budget + self._allowance:
             self._finish("the list changes faster than it can be read", missing=True)
 
     def _stop_chaining(self, reason: str) -> None:

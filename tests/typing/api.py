@@ -32,6 +32,7 @@ from unpod_async import (
     UnpodError,
     Walk,
 )
+from unpod_async.integrations.opentelemetry import OpenTelemetry
 from unpod_async.simulator import Simulator
 
 
@@ -44,6 +45,8 @@ UnpodClient("token", org_handle="acme", base_url="https://api.example", auth_sch
 UnpodClient(Secret("token"), retry=RetryPolicy(deadline=60.0), limits=Limits(max_concurrency=32))
 UnpodClient(fetch_token)
 UnpodClient(lambda: "token")
+UnpodClient(telemetry=OpenTelemetry(tracer_provider=None, meter_provider=None))
+UnpodClient(telemetry=OpenTelemetry)  # type: ignore[arg-type]
 UnpodClient(token="token", auth_scheme="Basic")  # type: ignore[arg-type]
 UnpodClient("token", "acme")  # type: ignore[call-arg]
 

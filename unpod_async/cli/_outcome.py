@@ -16,7 +16,11 @@ from unpod_async.errors import (
     IncompleteWalk,
     NotFound,
     PermissionDenied,
+    ProtocolError,
     RateLimited,
+    ResponseTooLarge,
+    ServerError,
+    TransportError,
     UnpodError,
 )
 
@@ -118,7 +122,7 @@ def told(error: Exception) -> str:
     """An error as one harmless line, with the next step where one is known."""
     if isinstance(error, UnpodError):
         details = "" if error.errors is None else f": {error.errors}"
-        text = f"{error}{details}"
+        text = f"{error.summary}{details}"
     elif isinstance(error, OSError):
         text = f"{error.filename or 'the output'}: {error.strerror or error}"
     else:
@@ -128,7 +132,7 @@ def told(error: Exception) -> str:
 
 
 def advice_on(error: Exception) -> str | None:
-    """The next step, where one is known."""
+    """The next step, where one is known: what `error.hint` says, in terms of flags."""
     if isinstance(error, AuthenticationError):
         return "check the token in UNPOD_API_TOKEN or --token-file, or try --auth-scheme Bearer"
     if isinstance(error, PermissionDenied) or is_refusal(error):
@@ -139,4 +143,10 @@ def advice_on(error: Exception) -> str | None:
         return "name the organization by --org-handle or UNPOD_ORG_HANDLE"
     if isinstance(error, NotFound | ConnectionFailed):
         return "check --base-url or UNPOD_BASE_URL"
+    if isinstance(error, TransportError | ResponseTooLarge):
+        return "try a smaller --page-size"
+    if isinstance(error, ProtocolError):
+        return "check --base-url or UNPOD_BASE_URL"
+    if isinstance(error, RateLimited | ServerError):
+        return "the platform cannot answer now: try again later"
     return None

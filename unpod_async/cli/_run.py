@@ -17,7 +17,7 @@ from unpod_async._secrets import safe_text
 
 from ._copy import copy_list
 from ._outcome import Outcome, told
-from ._terminal import tell, write_stdout
+from ._terminal import redact_given, tell, write_stdout
 
 if TYPE_CHECKING:
     from unpod_async import Listing, UnpodClient
@@ -72,7 +72,7 @@ async def _watch(
 def finish(outcome: Outcome, *, quiet: bool, as_json: bool, json_to_stdout: bool = False) -> int:
     """Tell what became of the command; gives its exit code."""
     if as_json:
-        text = json.dumps(_summary(outcome))
+        text = redact_given(json.dumps(_summary(outcome)).replace("\x7f", "\\u007f"))
         if json_to_stdout:
             with suppress(BrokenPipeError):
                 write_stdout(f"{text}\n".encode())

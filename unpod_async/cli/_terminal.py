@@ -8,6 +8,8 @@ import select
 import sys
 from contextlib import suppress
 
+from unpod_async._secrets import Secret, redact
+
 
 def mend_streams() -> None:
     """Text that the terminal cannot show is escaped instead of raising. A closed stdout
@@ -27,10 +29,16 @@ def mend_streams() -> None:
         stream.reconfigure(encoding=encoding, errors="backslashreplace")  # type: ignore[union-attr]
 
 
+def redact_given(text: str) -> str:
+    """`text` without the token in the environment, which may have been given as something
+    else too: as an option, a name, a path."""
+    return redact(text, Secret(os.environ.get("UNPOD_API_TOKEN", "")))
+
+
 def tell(line: str) -> None:
     """A line on stderr; whether anybody reads it must not change what comes of the work."""
     with suppress(OSError):
-        sys.stderr.write(f"{line}\n")
+        sys.stderr.write(f"{redact_given(line)}\n")
         sys.stderr.flush()
 
 

@@ -1,0 +1,534 @@
+"""The whole client as a state machine, over real sockets: rows come, go and change, the server
+fails in every way, readers are cancelled, killed and taken up again by other clients.
+
+Many more examples, by hand (the per-test timeout off):
+`UNPOD_MACHINE_EXAMPLES=5000 pytest --timeout 0 tests/test_client_machine.py`
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import sys
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack, ExitStack
+from functools import partial
+from typing import Any, TypeVar
+from unittest.mock import patch
+
+import anyio
+from hypothesis import HealthCheck, event, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from unpod_async import (
+    ConfigurationError,
+    IncompleteWalk,
+    SpaceHandle,
+    Task,
+    UnpodClient,
+    UnpodError,
+    _checkpoint,
+    _client,
+    _walk,
+)
+from unpod_async._transport import Transport
+from unpod_async.simulator import Churn, Simulator
+
+EXAMPLES = int(os.environ.get("UNPOD_MACHINE_EXAMPLES", "60"))
+STEPS = int(os.environ.get("UNPOD_MACHINE_STEPS", "25"))
+
+T = TypeVar("T")
+
+FAULTS: list[tuple[str, dict[str, Any]]] = [
+    ("empty", {}),  # an error swallowed: `200 []`
+    ("empty", {"count": 7}),
+    ("status", {"status": 503}),
+    ("status", {"status": 500}),
+    ("status", {"status": 403}),
+    ("throttle", {"retry_after": 0}),
+    ("throttle", {"retry_after": 3}),
+    ("throttle", {"retry_after": 600}),
+    ("upstream", {}),
+    ("html", {}),
+    ("bytes", {}),
+    ("truncate", {}),
+    ("cut", {}),
+    ("cut", {"chunked": True}),
+    ("reset", {}),
+    ("drop", {}),
+    ("raw", {}),
+    ("delay", {"seconds": 0.001}),
+    ("stale", {"ticks": 4}),
+]
+SIZES = st.integers(10, 50)
+PLACES = st.integers(0, 99)
+PICKS = st.integers(0, 5)
+
+
+class Clock:
+    """Time that passes only by being slept away."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        await asyncio.sleep(0)
+
+
+class Reading:
+    """One logical reading: a plain iteration, a walk or a fan-out, taken up again by walks.
+
+    A task of its own lives in the block and takes rows when told to, as an application's
+    would; `error` is what ended that task, if anything did.
+    """
+
+    def __init__(self, client: UnpodClient, kind: str, since: int) -> None:
+        self.client, self.kind, self.since = client, kind, since
+        self.rows: list[Task] = []
+        self.saved: tuple[str, int] | None = None  # a checkpoint as text, and the rows by then
+        self.text: str | None = None  # the checkpoint to go on from, once it was left
+        self.state = "open"
+        self.calm = True
+        self.legs = 0
+        self.task: asyncio.Task[None] | None = None
+
+    def begin(self, stream: Any) -> None:
+        """`stream` is the iterator of a list, or a block not entered yet."""
+        self.stream, self.over, self.error = stream, False, None
+        self.state = "open"
+        self.legs += 1
+        self.live()
+
+    def live(self) -> None:
+        self.orders: asyncio.Queue[int] = asyncio.Queue()
+        self.busy = False
+        self.task = asyncio.ensure_future(self._live())
+
+    @property
+    def is_block(self) -> bool:
+        return self.kind != "plain"
+
+    @property
+    def alive(self) -> bool:
+        return self.task is not None and not self.task.done()
+
+    async def _live(self) -> None:
+        try:
+            async with AsyncExitStack() as block:
+                if self.is_block:
+                    await block.enter_async_context(self.stream)
+                while not self.over and (most := await self.orders.get()):
+                    with anyio.CancelScope() as self.scope:
+                        await self._take(most)
+                    self.busy = False
+        except UnpodError as error:
+            self.error = error
+
+    async def _take(self, most: int) -> None:
+        for _ in range(most):
+            try:
+                item = await anext(self.stream)
+            except StopAsyncIteration:
+                self.over = True
+                return
+            if self.kind == "fan-out":
+                run, tasks = item
+                assert {task.run_id for task in tasks} <= {run.run_id}
+                self.rows += tasks
+            else:
+                self.rows.append(item)
+
+    async def order(self, most: int, *, steps: int | None = None) -> bool:
+        """Have rows taken; False if that is not over after so many steps of the loop."""
+        if not self.alive:
+            self.live()
+        self.busy = True
+        self.orders.put_nowait(most)
+        while self.busy and self.alive and steps != 0:
+            await asyncio.sleep(0)
+            steps = None if steps is None else steps - 1
+        return not (self.busy and self.alive)
+
+    async def leave(self, *, brutally: bool = False) -> None:
+        if self.task is None:
+            return
+        self.task.cancel() if brutally else self.orders.put_nowait(0)
+        await asyncio.wait({self.task})
+        await settle()
+
+    def checkpoint(self) -> str:
+        return json.dumps(self.stream.checkpoint())
+
+
+async def settle() -> None:
+    """Let what was cancelled run to its end."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+class ClientMachine(RuleBasedStateMachine):
+    """Between any two steps of any reader anything may happen; a reader may be stopped
+    anywhere and taken up again elsewhere. Left in peace at last, every reading ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.patches = ExitStack()
+        self.clock = Clock()
+        unhurried = partial(Transport, clock=self.clock, sleep=self.clock.sleep, rng=lambda: 0.5)
+        self.patches.enter_context(patch.object(_client, "Transport", unhurried))
+        self.clients: list[UnpodClient] = []
+        self.readings: list[Reading] = []
+
+    def do(self, step: Coroutine[Any, Any, T]) -> T:
+        return self.runner.run(step)
+
+    @initialize(
+        seed=st.integers(0, 999),
+        tasks=st.integers(0, 120),
+        runs=st.integers(1, 4),
+        count=st.sampled_from(["second-query", "second-query", "atomic", "null"]),
+        cap=st.sampled_from([None, None, None, 12, 25]),
+        remembered=st.sampled_from([256, 12]),
+        kind=st.sampled_from(["plain", "walk", "fan-out"]),
+        size=SIZES,
+    )
+    def begin(self, seed: int, tasks: int, runs: int, remembered: int, **rest: Any) -> None:
+        self.count, self.cap = rest["count"], rest["cap"]
+        for module, name, value in (
+            (_walk, "EMPTY_DELAY", 0.0),
+            (_walk, "REMEMBERED", remembered),
+            (_checkpoint, "REMEMBERED", remembered),
+        ):
+            self.patches.enter_context(patch.object(module, name, value))
+        self.sim = Simulator(
+            seed=seed, tasks=tasks, runs=runs, count=self.count, max_page_size=self.cap
+        )
+        self.world = self.sim.world
+        self.states: dict[str, list[tuple[int, str]]] = {}
+        self.poisoned = self.faulty = self.cheated = False
+        self.stale_since: int | None = None
+        self.do(self.sim.start())
+        self.open(rest["kind"], rest["size"], lanes=3, own=False)
+
+    # -- the world ----------------------------------------------------------------------
+
+    @rule(n=st.sampled_from([1, 1, 2, 25]), depth=st.sampled_from([0, 0, 30]), run=st.booleans())
+    def insert(self, n: int, depth: int, run: bool) -> None:
+        if run:
+            self.world.insert_run(tasks=n)
+        else:
+            self.world.insert(n, depth=depth)
+
+    @rule(at=PLACES, n=st.sampled_from([1, 1, 2, 25]), run=st.booleans())
+    def delete(self, at: int, n: int, run: bool) -> None:
+        if run and n == 25 and self.world.run_ids():
+            self.world.delete_random_run()
+        else:
+            self.world.delete_span(at * len(self.world) // 100, n)
+
+    @rule(at=PLACES)
+    def update(self, at: int) -> None:
+        if ids := self.world.task_ids():
+            task_id = ids[at * len(ids) // 100]
+            if task_id not in self.states:
+                self.states[task_id] = [(0, self.world.row(task_id)["status"])]
+            self.world.update(task_id, status=f"state {self.world.mark()}")
+            self.states[task_id].append((self.world.mark(), self.world.row(task_id)["status"]))
+
+    @rule(inserts=st.sampled_from([0, 0.3, 2]), deletes=st.sampled_from([0, 0.3, 2]))
+    def stir(self, inserts: float, deletes: float) -> None:
+        """From now on the list changes with each request, too."""
+        self.sim.churn = Churn(inserts=inserts, deletes=deletes, depth=5)
+
+    @rule(at=PLACES)
+    def poison(self, at: int) -> None:
+        if ids := self.world.task_ids():
+            self.world.poison(ids[at * len(ids) // 100])
+            self.poisoned = True
+
+    @rule(
+        fault=st.sampled_from(FAULTS),
+        times=st.sampled_from([1, 1, 2, 4, 9, 40]),
+        after=st.integers(0, 4),
+        rate=st.sampled_from([None, None, 0.3]),
+    )
+    def fault(
+        self, fault: tuple[str, dict[str, Any]], times: int, after: int, rate: float | None
+    ) -> None:
+        kind, options = fault
+        self.sim.fault(kind, times=times, after=after, rate=rate, **options)
+        self.faulty = True
+        self.cheated |= kind == "empty"
+        if kind == "stale" and self.stale_since is None:
+            self.stale_since = self.world.mark()
+            for reading in self.readings:
+                reading.since = min(reading.since, self.stale_since)
+        self.unsettle()
+
+    @rule()
+    def heal(self) -> None:
+        self.sim.clear_faults()
+        self.clock.now += 3600  # so that nobody holds a grudge
+        self.faulty, self.stale_since = False, None
+        self.sim.churn = None
+
+    def unsettle(self) -> None:
+        for reading in self.readings:
+            reading.calm = False
+
+    # -- the readers ----------------------------------------------------------------------
+
+    def client(self) -> UnpodClient:
+        client = UnpodClient(token=self.sim.token, base_url=self.sim.base_url)
+        self.do(client.open())
+        self.clients.append(client)
+        return client
+
+    def space(self, client: UnpodClient) -> SpaceHandle:
+        return client.space(self.sim.space_token)
+
+    @rule(
+        kind=st.sampled_from(["plain", "walk", "walk", "fan-out", "collecting"]),
+        size=SIZES,
+        lanes=st.integers(1, 4),
+        own=st.booleans(),
+    )
+    def open(self, kind: str, size: int, lanes: int, own: bool) -> None:
+        if sum(reading.state != "ended" for reading in self.readings) >= 3:
+            return
+        client = self.client() if own or not self.clients else self.clients[-1]
+        since = self.world.mark() if self.stale_since is None else self.stale_since
+        on_error: Any = "collect" if kind == "collecting" else "raise"
+        reading = Reading(client, "fan-out" if kind == "collecting" else kind, since)
+        reading.calm = not self.faulty
+        reading.begun = len(self.world.log)
+        self.readings.append(reading)
+        self.do(self.begin_reading(reading, size, lanes, on_error))
+
+    async def begin_reading(self, reading: Reading, size: int, lanes: int, on_error: Any) -> None:
+        space = self.space(reading.client)
+        if reading.kind == "plain":
+            reading.begin(aiter(space.tasks(page_size=size)))
+        elif reading.kind == "walk":
+            reading.begin(space.tasks(page_size=size).walk(prefetch=lanes))
+        else:
+            reading.begin(space.run_tasks(concurrency=lanes, page_size=size, on_error=on_error))
+
+    def pick(self, number: int, state: str = "open") -> Reading | None:
+        found = [reading for reading in self.readings if reading.state == state]
+        return found[number % len(found)] if found else None
+
+    @rule(pick=PICKS, most=st.sampled_from([1, 3, 20, 60, 500]), save=st.booleans())
+    def fetch(self, pick: int, most: int, save: bool) -> None:
+        if reading := self.pick(pick):
+            self.do(reading.order(most))
+            self.hear(reading)
+            if save and reading.kind == "walk" and reading.state == "open":
+                reading.saved = reading.checkpoint(), len(reading.rows)
+
+    @rule(most=st.sampled_from([1, 20, 500]))
+    def fetch_from_all(self, most: int) -> None:
+        """All readers at once, through the clients that they share."""
+        reading = [reading for reading in self.readings if reading.state == "open"]
+        self.do(self.order_all(reading, most))
+        for each in reading:
+            self.hear(each)
+
+    async def order_all(self, readings: list[Reading], most: int) -> None:
+        for reading in readings:
+            await reading.order(most, steps=0)
+        while any(reading.busy and reading.alive for reading in readings):
+            await asyncio.sleep(0)
+
+    @rule(pick=PICKS, most=st.sampled_from([1, 500]), steps=st.integers(0, 90), gently=st.booleans())
+    def cancel(self, pick: int, most: int, steps: int, gently: bool) -> None:
+        """A timeout inside the block, after which the iteration goes on; or the whole task."""
+        if reading := self.pick(pick):
+            self.do(self.cancel_reading(reading, most, steps, gently))
+            self.hear(reading)
+
+    async def cancel_reading(
+        self, reading: Reading, most: int, steps: int, gently: bool
+    ) -> None:
+        if await reading.order(most, steps=steps):
+            return
+        if gently and hasattr(reading, "scope"):
+            reading.scope.cancel()
+            while reading.busy and reading.alive:
+                await asyncio.sleep(0)
+            return
+        await reading.leave(brutally=True)
+        if reading.kind == "walk":
+            reading.state, reading.text = "left", reading.checkpoint()
+        elif reading.kind == "fan-out":
+            reading.state = "ended"
+
+    @rule(pick=PICKS, crash=st.booleans())
+    def kill(self, pick: int, crash: bool) -> None:
+        """The block is left; after a crash only a checkpoint from before is there, and what
+        was handed on since counts for nothing."""
+        reading = self.pick(pick)
+        if reading is None or not reading.is_block:
+            return
+        if reading.kind == "walk":
+            reading.text = reading.checkpoint()
+            if crash and reading.saved is not None:
+                reading.text, rows = reading.saved
+                del reading.rows[rows:]
+        self.do(reading.leave())
+        reading.state = "left" if reading.kind == "walk" else "ended"
+
+    @rule(pick=PICKS)
+    def close(self, pick: int) -> None:
+        """The client is closed under its readers: they give what they have, then say so."""
+        reading = self.pick(pick)
+        if reading is None:
+            return
+        client = reading.client
+        self.do(client.aclose())
+        self.clients.remove(client)
+        for reading in self.readings:
+            if reading.client is client and reading.state == "open":
+                self.do(reading.order(10**6))
+                assert reading.over or reading.error is not None
+                self.hear(reading, closed=True)
+
+    @rule(pick=PICKS, size=SIZES, lanes=st.integers(1, 4))
+    def resume(self, pick: int, size: int, lanes: int) -> None:
+        """Another process: a new client, and nothing but the text of a checkpoint."""
+        reading = self.pick(pick, "left")
+        if reading is not None:
+            assert reading.text is not None
+            reading.client, reading.kind = self.client(), "walk"
+            listing = self.space(reading.client).tasks(page_size=size)
+            checkpoint = json.loads(reading.text)
+            self.do(self.begin_again(reading, listing.walk(prefetch=lanes, resume=checkpoint)))
+
+    async def begin_again(self, reading: Reading, walk: Any) -> None:
+        reading.begin(walk)
+
+    # -- what must hold -----------------------------------------------------------------
+
+    def hear(self, reading: Reading, *, closed: bool = False) -> None:
+        """What became of the reading: it goes on, was left, or ended and is judged."""
+        error, reading.error = reading.error, None
+        if reading.state != "open":
+            return
+        if reading.over:
+            self.judge(reading, reading.stream.report)
+        elif isinstance(error, IncompleteWalk):
+            self.judge(reading, error.report)
+        elif error is not None:
+            self.hear_error(reading, error, closed)
+
+    def hear_error(self, reading: Reading, error: UnpodError, closed: bool) -> None:
+        assert closed or not reading.calm or self.poisoned, error
+        if reading.kind == "fan-out":
+            reading.state = "ended"
+            return
+        assert error.checkpoint is not None
+        ended = isinstance(error, ConfigurationError)
+        if ended or reading.kind == "walk":
+            reading.state, reading.text = "left", json.dumps(error.checkpoint)
+
+    def judge(self, reading: Reading, report: Any) -> None:
+        reading.state = "ended"
+        handed = [row.task_id for row in reading.rows]
+        lost = self.world.lived_throughout(reading.since) - set(handed)
+        event(f"{reading.kind}: {'verified' if report.verified else 'not verified'}")
+        assert not (report.verified and lost), (lost, report)
+        assert not (report.complete and lost) or self.cheated, (lost, report)
+        assert report.verified == (report.reason is None)
+        if reading.kind != "fan-out":
+            assert report.seen == len(handed), report
+        quiet = reading.calm and not self.poisoned and reading.begun == len(self.world.log)
+        if quiet and self.count != "null" and self.cap is None:
+            event("quiet")
+            assert report.complete, report
+            assert reading.kind == "fan-out" or handed == self.world.task_ids()
+
+    @invariant()
+    def nothing_is_repeated_or_invented(self) -> None:
+        for reading in self.readings:
+            handed = [row.task_id for row in reading.rows]
+            assert len(handed) == len(set(handed)), reading.kind
+            for row in reading.rows:
+                self.check_state(row, reading.since)
+
+    def check_state(self, row: Task, since: int) -> None:
+        """The row is one that was, in a state that it had while it was read."""
+        known = self.states.get(row.task_id)
+        if known is None:
+            known = [(0, self.world.row(row.task_id)["status"])]
+        ends = [tick for tick, _ in known[1:]]
+        had = [status for (_, status), end in zip(known, [*ends, None], strict=True)
+               if end is None or end > since]
+        assert row.status in had
+
+    @invariant()
+    def who_does_not_read_holds_nothing(self) -> None:
+        at_work = {id(r.client) for r in self.readings if r.is_block and r.alive}
+        for client in self.clients:
+            if id(client) not in at_work:
+                transport = client._transport
+                assert transport._session is not None
+                assert transport._gate.limiter.borrowed_tokens == 0
+                assert not transport._session.connector._acquired
+        if not at_work:
+            ours = {reading.task for reading in self.readings}
+            left = asyncio.all_tasks(self.runner.get_loop()) - ours
+            assert all("aiohttp/web" in repr(task) for task in left), left
+
+    def teardown(self) -> None:
+        """Left in peace, every reading comes to its end; then all is closed."""
+        try:
+            if sys.exception() is None and hasattr(self, "sim"):
+                self.heal()
+                for reading in self.readings:
+                    self.carry_to_the_end(reading)
+                self.nothing_is_repeated_or_invented()
+                self.who_does_not_read_holds_nothing()
+        finally:
+            self.shut()
+
+    def carry_to_the_end(self, reading: Reading) -> None:
+        for _ in range(6):
+            if reading.state == "left":
+                self.resume(self.left().index(reading), 20, 2)
+            if reading.state == "ended":
+                return
+            self.do(reading.order(10**6))
+            self.hear(reading)
+        assert self.poisoned
+
+    def left(self) -> list[Reading]:
+        return [reading for reading in self.readings if reading.state == "left"]
+
+    def shut(self) -> None:
+        for reading in self.readings:
+            if reading.alive:
+                self.do(reading.leave(brutally=True))
+        for client in self.clients:
+            self.do(client.aclose())
+        if hasattr(self, "sim"):
+            self.do(self.sim.stop())
+        self.runner.close()
+        self.patches.close()
+        gc.collect()
+
+
+TestClientMachine = ClientMachine.TestCase
+TestClientMachine.settings = settings(
+    max_examples=EXAMPLES,
+    stateful_step_count=STEPS,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)

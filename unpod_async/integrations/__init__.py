@@ -1,0 +1,1 @@
+"""What connects the client with other frameworks: one file each, each in an extra of its own."""
