@@ -97,7 +97,9 @@ class Line(NamedTuple):
         return reached >= aim if self.goal.at_least else reached <= aim
 
 
-def lines(measured: dict[str, list[Round]], others: dict[str, dict[str, list[float]]]) -> list[Line]:
+def lines(
+    measured: dict[str, list[Round]], others: dict[str, dict[str, list[float]]]
+) -> list[Line]:
     """All rows, from the rounds of the workloads and from what was measured in other ways."""
     found: list[Line] = []
     for goal in GOALS:

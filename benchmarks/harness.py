@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from random import Random
 from statistics import median, quantiles
 from time import process_time
@@ -18,6 +18,9 @@ from typing import NamedTuple
 
 SLICE = 0.04
 """Seconds of CPU time that a slice aims at."""
+
+LASTING = 600.0
+"""Seconds to keep a connection: an arm stands still while the others have their slices."""
 
 
 class Arm:
@@ -91,9 +94,10 @@ class AsyncArm(Arm):
     def close(self) -> None:
         if not hasattr(self, "_loop"):
             return
+        self.goal = sys.maxsize
         self._task.cancel()
-        with suppress(asyncio.CancelledError, Exception):
-            self._loop.run_until_complete(self._task)
+        while not self._task.done():
+            self._loop.run_forever()
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self._loop.close()
 

@@ -17,11 +17,13 @@ from . import ours
 async def stream(port: int, token: str) -> int:
     """Walk over all rows of a space, proved complete, and keep none."""
     rows = 0
-    async with ours.client(port, 4) as opened:
-        async with opened.space(token).tasks(page_size=500).walk(prefetch=4) as walk:
-            async for _ in walk:
-                rows += 1
-            ours.check(walk.report)
+    async with (
+        ours.client(port, 4) as opened,
+        opened.space(token).tasks(page_size=500).walk(prefetch=4) as walk,
+    ):
+        async for _ in walk:
+            rows += 1
+        ours.check(walk.report)
     return rows
 
 

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from typing import Any
 
+import aiohttp
+
 from unpod_async import Limits, Report, SpaceHandle, Task, UnpodClient
 
-from .harness import AsyncArm
+from .harness import LASTING, AsyncArm
+
+SINK = os.open(os.devnull, os.O_WRONLY)
 
 
-def limits(lanes: int) -> Limits:
-    return Limits(max_concurrency=lanes, adaptive=False)
-
-
-def client(port: int, lanes: int) -> UnpodClient:
-    return UnpodClient(token="bench", base_url=f"http://127.0.0.1:{port}/api", limits=limits(lanes))
+def client(port: int, lanes: int, connector: aiohttp.BaseConnector | None = None) -> UnpodClient:
+    return UnpodClient(
+        token="bench",
+        base_url=f"http://127.0.0.1:{port}/api",
+        limits=Limits(max_concurrency=lanes, adaptive=False),
+        connector=connector,
+    )
 
 
 def check(report: Report) -> None:
@@ -32,7 +38,8 @@ class Ours(AsyncArm):
         self.unit = 4 * size
 
     async def work(self) -> None:
-        async with client(self._port, self._lanes) as opened:
+        lasting = aiohttp.TCPConnector(limit=self._lanes, keepalive_timeout=LASTING)
+        async with lasting, client(self._port, self._lanes, lasting) as opened:
             while True:
                 await self.read(opened.space(self._token))
 
@@ -99,21 +106,20 @@ class OurLines(Ours):
     async def read(self, space: SpaceHandle) -> None:
         listing = space.tasks(page_size=self._size).raw()
         lines: list[bytes] = []
-        with open("/dev/null", "wb", buffering=0) as file:
-            async with listing.walk(prefetch=self._lanes) as walk:
-                async for line in walk:
-                    lines.append(line)
-                    if len(lines) == self._size:
-                        self._write(file, lines)
-                        if self.handed(self._size):
-                            await asyncio.sleep(0)
-                self.handed(len(lines))
-                self._write(file, lines)
-                check(walk.report)
+        async with listing.walk(prefetch=self._lanes) as walk:
+            async for line in walk:
+                lines.append(line)
+                if len(lines) == self._size:
+                    self._write(lines)
+                    if self.handed(self._size):
+                        await asyncio.sleep(0)
+            self.handed(len(lines))
+            self._write(lines)
+            check(walk.report)
 
-    def _write(self, file: Any, lines: list[bytes]) -> None:
+    def _write(self, lines: list[bytes]) -> None:
         lines.append(b"")
-        file.write(b"\n".join(lines))
+        os.write(SINK, b"\n".join(lines))
         lines.clear()
 
 

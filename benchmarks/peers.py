@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import cycle
 from typing import Any
 
-from .harness import AsyncArm, SyncArm
+from .harness import LASTING, AsyncArm, SyncArm
 from .limits import Decode
 
 HEADERS = {"Authorization": "Token bench", "Accept": "application/json"}
@@ -34,7 +34,7 @@ class Aiohttp(Lanes):
     async def work(self) -> None:
         import aiohttp
 
-        connector = aiohttp.TCPConnector(limit=self._lanes)
+        connector = aiohttp.TCPConnector(limit=self._lanes, keepalive_timeout=LASTING)
         async with aiohttp.ClientSession(headers=HEADERS, connector=connector) as session:
 
             async def lane() -> None:
@@ -52,7 +52,8 @@ class HttpxPydantic(Lanes):
     async def work(self) -> None:
         import httpx
 
-        async with httpx.AsyncClient(headers=HEADERS) as session:
+        lasting = httpx.Limits(max_connections=self._lanes, keepalive_expiry=LASTING)
+        async with httpx.AsyncClient(headers=HEADERS, limits=lasting, timeout=None) as session:
 
             async def lane() -> None:
                 for target in self._targets:

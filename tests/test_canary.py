@@ -46,9 +46,7 @@ from unpod_async import (
     UnpodError,
 )
 from unpod_async._secrets import RedactingFilter, Secret, redact_known, remember
-from unpod_async.cli._outcome import Outcome
-from unpod_async.cli._run import finish
-from unpod_async.simulator import Churn, Simulator
+from unpod_async.simulator import Simulator
 from unpod_async.simulator._faults import FAULTS
 from unpod_async.simulator.world import World
 
@@ -113,17 +111,13 @@ class Everything(logging.Handler):
 
 @pytest.fixture(autouse=True)
 def log() -> Iterator[list[str]]:
-    """All logs and warnings; nobody is in them."""
+    """All logs; nobody is in them. (A warning fails its test.)"""
     handler, root = Everything(), logging.getLogger()
     level = root.level
     root.addHandler(handler)
     root.setLevel(logging.DEBUG)
     try:
-        with warnings.catch_warnings(record=True) as warned:
-            warnings.simplefilter("always")
-            yield handler.seen
-            gc.collect()
-            handler.seen += [str(warning) for warning in warned]
+        yield handler.seen
     finally:
         root.removeHandler(handler)
         root.setLevel(level)
@@ -187,7 +181,7 @@ def examine(error: BaseException) -> None:
     nobody(error.hint, error.summary, error.attempts, error.path)
     no_token(vars(error))
     logging.getLogger("unpod_async").error("%s %r", error, error, exc_info=error)
-    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+    for protocol in (0, pickle.HIGHEST_PROTOCOL):
         sent = pickle.dumps(error, protocol)
         no_token(sent, vars(pickle.loads(sent)))
     no_token(copy.deepcopy(error), copy.copy(error))
@@ -224,8 +218,11 @@ async def collect_raw(space: SpaceHandle) -> None:
     await space.tasks(page_size=20).raw().collect()
 
 
-async def count_and_get(space: SpaceHandle) -> None:
+async def count(space: SpaceHandle) -> None:
     await space.tasks().count()
+
+
+async def get(space: SpaceHandle) -> None:
     nobody(await space.get())
 
 
@@ -264,8 +261,12 @@ async def fan_out_collecting(space: SpaceHandle) -> None:
                 examine(error)
 
 
-WORKS = [*(iterate, pages, collect, collect_raw, count_and_get, walk, fan_out, fan_out_collecting)]
-QUIET_KINDS = {"delay", "gzip", "stale", "repeat-last-page", "ignore-page", "shuffle", "slow"}
+WORKS = [*(iterate, pages, collect, collect_raw, count, get, walk, fan_out, fan_out_collecting)]
+
+
+def before(work: Callable[[SpaceHandle], Awaitable[None]]) -> int:
+    """The requests that go well first."""
+    return 0 if work in (count, get) else 1
 
 
 @pytest.mark.anyio
@@ -275,7 +276,7 @@ async def test_everything_under_every_fault(sim: Simulator, kind: str, times: in
     for work in WORKS:
         events: list[Event] = []
         sim.clear_faults()
-        sim.fault(kind, times=times, after=1)
+        sim.fault(kind, times=times, after=before(work))
         async with client_of(sim.base_url, on_event=events.append) as client:
             await outcome(work(client.space(sim.space_token)))
         nobody(client.stats, pickle.dumps(client.stats), copy.deepcopy(client.stats))
@@ -318,7 +319,7 @@ async def test_retries_are_logged(sim: Simulator, space: SpaceHandle, log: list[
 async def test_a_request_that_is_cancelled(
     sim: Simulator, space: SpaceHandle, work: Callable[[SpaceHandle], Awaitable[None]]
 ) -> None:
-    sim.fault("hang", times=None, after=1)
+    sim.fault("hang", times=None, after=before(work))
     ended: list[BaseException] = []
 
     async def cancelled() -> None:
@@ -330,7 +331,7 @@ async def test_a_request_that_is_cancelled(
 
     async with anyio.create_task_group() as group:
         group.start_soon(cancelled)
-        while len(sim.requests) < 2:  # noqa: ASYNC110
+        while len(sim.requests) <= before(work):  # noqa: ASYNC110
             await asyncio.sleep(0.001)
         group.cancel_scope.cancel()
     assert isinstance(ended[0], asyncio.CancelledError)
@@ -343,13 +344,18 @@ async def test_a_client_that_nobody_closes(sim: Simulator, log: list[str]) -> No
         client = await client_of(sim.base_url).open()
         await client.space(sim.space_token).tasks().count()
 
-    await forget()
+    shown: list[str] = []
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
-        gc.collect()
-    assert any("Unclosed" in str(warning) for warning in warned)
-    assert any("Unclosed" in line for line in log)
-    nobody(*map(str, warned))
+        await forget()
+        for _ in range(2):  # a warning holds the session, and that the connector
+            gc.collect()
+            shown += map(str, warned)
+            warned.clear()
+    for name in ("Unclosed client session", "Unclosed connector"):
+        assert any(name in text for text in shown)
+        assert any(name in line for line in log)
+    nobody(*shown)
 
 
 # -- rows that cannot be read ---------------------------------------------------------------
@@ -372,7 +378,7 @@ async def test_gzip_that_is_cut_or_too_much(sim: Simulator, space: SpaceHandle) 
     rows = json.dumps({"data": task_rows(), "count": 60}).encode()
     packed = gzip.compress(rows)
     headers = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
-    for body in (packed[:-9], packed + b"x", gzip.compress(rows + b" " * 2**27)):
+    for body in (packed[:-9], packed + b"x", gzip.compress(rows + b" " * 2**26, 1)):
         sim.clear_faults()
         sim.fault("status", status=200, body=body, headers=headers, times=None)
         assert isinstance(await outcome(collect(space)), ProtocolError)
@@ -453,7 +459,7 @@ def answers(heard: str) -> list[bytes]:
     }
     made = [
         f"HTTP/1.1 {status} OK\r\nContent-Length: {len(body.encode())}\r\n\r\n{body}"
-        for status in (200, 206, 302, 400, 401, 403, 404, 418, 429, 500, 503, 599)
+        for status in (200, 206, 302, 400, 401, 404, 429, 503)
         for body in bodies
     ]
     made += [
@@ -631,9 +637,9 @@ def test_the_log_takes_the_token_out_of_every_part_of_a_record(
         logger.exception("it failed with %s", 7)
     assert len(log) == 18
     assert sum("***" in line for line in log) >= 12
-    assert any("100% of ***" in line for line in log)
-    assert any("*** and 7" in line.replace("'", "") for line in log)
-    assert any("Traceback" in line and "ValueError: ***" in line.replace("'", "") for line in log)
+    text = "\n".join(log).translate(dict.fromkeys(map(ord, "'=\\")))
+    for shown in ("100% of *** and ***", "*** and 7", "Traceback", "ValueError: ***"):
+        assert shown in text
 
 
 def test_a_record_that_is_clean_stays_as_it_is(secret: Secret) -> None:
@@ -700,24 +706,27 @@ def test_commands(cli: Cli, line: str, more: list[str]) -> None:
     assert quiet_about_people(cli(*line.split(), *more)).code == 0
 
 
+FAULTS_OF_EXPORTS: list[dict[str, Any]] = [
+    {},
+    {"kind": "status", "status": 404},
+    {"kind": "status", "status": 206, "body": {"message": f"not for {TOKEN}", "errors": [TOKEN]}},
+    {"kind": "html"},
+    {"kind": "bytes", "body": PEOPLE[0].encode()},
+]
+
+
 @pytest.mark.parametrize("via", ["walk", "runs"])
-@pytest.mark.parametrize("fault", [None, "status", "upstream", "drop", "bytes"])
-def test_exports(cli: Cli, tmp_path: Path, via: str, fault: str | None) -> None:
-    cli.simulator.churn = Churn(updates=1)
-    if fault is not None:
-        cli.simulator.fault(
-            fault, match="/tasks/", times=None, after=1, **dict(FAULTY.get(fault, ()))
-        )
-    to = ("--to", str(tmp_path / "tasks.jsonl"), "--page-size", "20")
+@pytest.mark.parametrize("fault", FAULTS_OF_EXPORTS, ids=str)
+def test_exports(cli: Cli, tmp_path: Path, via: str, fault: dict[str, Any]) -> None:
+    if fault:
+        cli.simulator.fault(match="/tasks/", times=None, after=1, **fault)
+    to = ("--to", str(tmp_path / "tasks.jsonl"), "--page-size", "20", "--via", via, "--force")
     for more in ([], ["--json"]):
-        said = quiet_about_people(cli("export", "tasks", *to, "--via", via, "--force", *more))
+        said = quiet_about_people(cli("export", "tasks", *to, *more))
         nobody(said.out)
-        assert (said.code == 0) == (fault is None)
+        assert (said.code == 0) is (not fault)
     for name in os.listdir(tmp_path):
         no_token(name, (tmp_path / name).read_bytes())
-
-
-FAULTY: dict[str, Any] = {"status": {"status": 404}, "bytes": {"body": PEOPLE[0].encode()}}
 
 
 def test_progress(cli: Cli) -> None:
@@ -748,55 +757,4 @@ def test_progress(cli: Cli) -> None:
 def test_a_token_in_the_wrong_place(cli: Cli, line: list[str]) -> None:
     for arguments in (line, [*line, "--json"]):
         said = quiet_about_people(cli(*arguments))
-        assert (said.code, said.out) == (2, "")
-
-
-# -- hostile text on a terminal -----------------------------------------------------------------
-
-EVIL = "\x1b]0;owned\x07 \x9b31m \u202eright-to-left \x7f\u200b\r\nA second line"
-
-
-def is_harmless(shown: str) -> None:
-    assert shown.count("\n") <= 1
-    assert shown.replace("\n", "").isprintable()
-
-
-@pytest.mark.parametrize("status", [206, 400, 401, 403, 404, 418, 500, 302])
-@pytest.mark.parametrize("more", [[], ["--json"]])
-def test_hostile_messages(cli: Cli, tmp_path: Path, status: int, more: list[str]) -> None:
-    body = {"message": EVIL, "errors": {EVIL: [EVIL]}, "error": EVIL}
-    headers = {"Location": "https://\u202e.example/"}
-    cli.simulator.fault("status", status=status, body=body, headers=headers, times=None)
-    for line in (
-        ["tasks"],
-        ["runs"],
-        ["spaces"],
-        ["export", "tasks", "--to", str(tmp_path / "x.jsonl")],
-    ):
-        said = cli(*line, *more)
-        assert said.code in (1, 4)
-        is_harmless(said.err)
-        is_harmless(said.out)
-
-
-def test_hostile_names(cli: Cli, tmp_path: Path) -> None:
-    """Of runs and tasks; the rows on stdout are JSON, as the server sent it."""
-    runs: list[Any] = [{"run_id": f"R{EVIL}"}, {"run_id": "R2", "status": EVIL}, {EVIL: EVIL}]
-    tasks: list[Any] = [{"task_id": EVIL, "run_id": "R2", EVIL: 1}, {EVIL: EVIL}, EVIL]
-    with Simulator(run_rows=runs, rows=tasks) as simulator:
-        base = ("--base-url", simulator.base_url)
-        for line in ("tasks", "runs", "tasks --run R2", "export tasks", "export tasks --via runs"):
-            to = ("--to", str(tmp_path / "x.jsonl"), "--force") if "export" in line else ()
-            for more in ([], ["--json"]):
-                said = cli(*line.split(), *base, *to, *more)
-                assert said.code in (3, 4)
-                is_harmless(said.err)
-                if to:
-                    is_harmless(said.out)
-
-
-def test_the_summary_is_plain_text(capfd: pytest.CaptureFixture[str]) -> None:
-    ended = Outcome("tasks", path=Path(EVIL), missing=EVIL)
-    for as_json in (True, False):
-        finish(ended, quiet=False, as_json=as_json)
-        is_harmless(capfd.readouterr().err)
+        assert said.code == 2

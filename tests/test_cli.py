@@ -18,6 +18,7 @@ from unpod_async import Report, errors
 from unpod_async.cli import EXIT_CODES
 from unpod_async.cli._app import run
 from unpod_async.cli._outcome import Outcome, code_of, told
+from unpod_async.cli._run import finish
 from unpod_async.simulator import Churn, Simulator
 
 COMMAND = [sys.executable, "-W", "error", "-c", "import unpod_async.cli as cli; cli.main()"]
@@ -163,6 +164,13 @@ def test_what_must_be_set_is_named(cli: Cli, name: str, monkeypatch: pytest.Monk
     said = cli("tasks")
     assert said.code == 2
     assert name in said.err
+
+
+def test_a_token_that_is_no_text(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNPOD_API_TOKEN", "CANARY\udcff")
+    said = cli("tasks")
+    assert (said.code, said.out) == (2, "")
+    assert "CANARY" not in said.err
 
 
 # -- lists -------------------------------------------------------------------------------
@@ -341,12 +349,55 @@ def test_codes_of_endings() -> None:
     assert Outcome("x", report=Report(unreadable=[7])).exit_code == 3
 
 
-def test_hostile_text_is_escaped(cli: Cli) -> None:
-    body = {"message": "\x1b]0;owned\x07 \u202e line\nline"}
-    cli.simulator.fault("status", status=404, body=body)
-    said = cli("tasks")
-    assert "\x1b" not in said.err
-    assert said.err.count("\n") == 1
+# -- hostile text on a terminal -----------------------------------------------------------------
+
+EVIL = "\x1b]0;owned\x07 \x9b31m \u202eright-to-left \x7f\u200b\r\nA second line"
+
+
+def is_harmless(shown: str) -> None:
+    assert shown.count("\n") <= 1
+    assert shown.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize("status", [206, 400, 401, 403, 404, 418, 501, 302])
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_hostile_messages(cli: Cli, tmp_path: Path, status: int, more: list[str]) -> None:
+    body = {"message": EVIL, "errors": {EVIL: [EVIL]}, "error": EVIL}
+    headers = {"Location": "https://\u202e.example/"}
+    cli.simulator.fault("status", status=status, body=body, headers=headers, times=None)
+    for line in (
+        ["tasks"],
+        ["runs"],
+        ["spaces"],
+        ["export", "tasks", "--to", str(tmp_path / "x.jsonl")],
+    ):
+        said = cli(*line, *more)
+        assert said.code in (1, 4)
+        is_harmless(said.err)
+        is_harmless(said.out)
+
+
+def test_hostile_names(cli: Cli, tmp_path: Path) -> None:
+    """Of runs and tasks; the rows on stdout are JSON, as the server sent it."""
+    runs: list[Any] = [{"run_id": f"R{EVIL}"}, {"run_id": "R2", "status": EVIL}, {EVIL: EVIL}]
+    tasks: list[Any] = [{"task_id": EVIL, "run_id": "R2", EVIL: 1}, {EVIL: EVIL}, EVIL]
+    with Simulator(run_rows=runs, rows=tasks) as simulator:
+        base = ("--base-url", simulator.base_url)
+        for line in ("tasks", "runs", "tasks --run R2", "export tasks", "export tasks --via runs"):
+            to = ("--to", str(tmp_path / "x.jsonl"), "--force") if "export" in line else ()
+            for more in ([], ["--json"]):
+                said = cli(*line.split(), *base, *to, *more)
+                assert said.code in (0, 3, 4)
+                is_harmless(said.err)
+                if to:
+                    is_harmless(said.out)
+
+
+def test_the_summary_is_plain_text(capfd: pytest.CaptureFixture[str]) -> None:
+    ended = Outcome("tasks", path=Path(EVIL), missing=EVIL)
+    for as_json in (True, False):
+        finish(ended, quiet=False, as_json=as_json)
+        is_harmless(capfd.readouterr().err)
 
 
 # -- the token file -------------------------------------------------------------------------

@@ -420,6 +420,12 @@ def test_the_target_of_a_request() -> None:
     assert Request("spaces/").target == "spaces/"
 
 
+def test_no_repr_shows_what_was_searched_for_or_answered() -> None:
+    request = Request("spaces/S/tasks/", "page=1&search=%2B919876500017&status=x")
+    assert repr(request) == "Request('spaces/S/tasks/?page=1&search=***&status=x')"
+    assert repr(Response(200, {"x": "CANARY"}, b"CANARY")) == "Response(200, 6 bytes)"
+
+
 # -- answers: decompression ----------------------------------------------------------
 
 BODY = b'{"count": 0, "data": []}' * 50

@@ -12,7 +12,7 @@ import pytest
 from walk_model import Churn, ModelList
 
 from unpod_async import BusinessError, ConfigurationError, SpaceHandle, UnpodClient
-from unpod_async._checkpoint import WalkState
+from unpod_async._checkpoint import Relink, WalkState
 from unpod_async._walk import ChainWalk
 from unpod_async.simulator import Simulator
 
@@ -98,11 +98,20 @@ def test_the_search_for_the_place_ends_where_the_rows_do_whatever_the_count_says
     assert model.requests - before < 100
 
 
+def test_the_search_for_the_place_does_not_run_after_a_list_that_grows_faster() -> None:
+    _, plan, left = leg(ModelList(1_500, random.Random(1)), None, 10, 300)
+    relink = Relink(plan.state(left))
+    asked = 1
+    while relink.missed(1_500 + 20 * asked, 10, relink.window(10, 10).end):
+        asked += 1
+        assert asked < 1_000, "endless"
+
+
 def test_a_row_that_moved_up_between_two_legs_is_not_lost() -> None:
     """Even of a list that comes in one answer: it was not seen at one moment."""
-    model = ModelList(3, random.Random(1))
+    model = ModelList(2, random.Random(1))
     rows, plan, left = leg(model, None, 50, 1)
-    model.rows.insert(0, model.rows.pop())
+    model.rows.reverse()
     rest, plan, _ = leg(model, plan.state(left), 50, 10**6)
     assert {*rows, *rest} == model.stable
     assert plan.report.verified

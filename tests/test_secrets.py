@@ -113,6 +113,11 @@ AWKWARD = "S3C/R3+T=%\"<&'\\CANARY~"
         lambda token: base64.urlsafe_b64encode(token.encode()).decode().rstrip("="),
         lambda token: json.dumps(token)[1:-1],
         html.escape,
+        lambda token: json.dumps(token)[1:-1].replace("/", "\\/"),
+        lambda token: json.dumps(json.dumps(token)[1:-1])[1:-1],
+        lambda token: quote(quote(token, safe=""), safe=""),
+        lambda token: html.escape(json.dumps(token)[1:-1]),
+        lambda token: repr("'\"" + token)[4:-1],
     ],
 )
 def test_redact_knows_the_forms_in_which_a_server_echoes_a_token(
@@ -121,6 +126,19 @@ def test_redact_knows_the_forms_in_which_a_server_echoes_a_token(
     text = redact(f"before {form(token)} after {form(token)}", Secret(token))
     assert form(token) not in text
     assert text.replace("=", "") == "before *** after ***"
+
+
+@pytest.mark.parametrize("before", ["", "Token ", "Bearer ", "a user:"])
+def test_redact_finds_a_token_inside_of_base64(before: str) -> None:
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        coded = encode(f"{before}{CANARY} and more".encode()).decode()
+        shown = redact(coded, Secret(CANARY))
+        assert "***" in shown
+        assert len(coded) - len(shown) >= len(CANARY) * 4 // 3 - 5
+
+
+def test_redact_takes_any_text_for_a_secret() -> None:
+    assert redact("a \udcff b", Secret("\udcff")) == "a *** b"
 
 
 def test_redact_without_a_secret_changes_nothing() -> None:

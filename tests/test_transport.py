@@ -639,7 +639,7 @@ async def test_a_reset_of_an_idle_connection_is_a_dead_socket(at: FakeTime) -> N
     """It costs no wait, whatever aiohttp calls it."""
     reset = aiohttp.ClientOSError(errno.ECONNRESET, "Connection reset by peer")
     assert translate(reset).kind is Kind.DEAD_SOCKET
-    assert str(translate(reset).error) == "the connection was reset"
+    assert translate(reset).error.message == "the connection was reset"
 
 
 @pytest.mark.parametrize(

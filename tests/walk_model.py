@@ -23,6 +23,7 @@ class Churn:
     swallowed: float = 0.0  # chance that an error comes out as `200 []`, count 0
     stale: float = 0.0  # chance of an answer from an older state
     second_query: bool = False  # the count describes a later state than the page
+    short: float = 0.0  # chance that an answer holds fewer rows than there are
     moves: float = 0.0  # rows that move to the head: order is no longer by birth
     ties: int = 0  # in blocks of so many rows the order is another one for each query
 
@@ -44,6 +45,7 @@ class ModelList:
         self.born = self.size
         self.stable = set(self.rows) - self.bad
         self.ever = set(self.rows)
+        self.shown: set[str] = set()  # all rows that were in any answer
         self.requests = 0
         self.history = [list(self.rows)] if self.churn.stale else []
 
@@ -102,8 +104,11 @@ class ModelList:
         size = min(window.size, self.cap or window.size)
         start = (window.page - 1) * size
         ids = rows[start : start + size]
+        if self.churn.short and ids and self.rng.random() < self.churn.short:
+            del ids[self.rng.randint(1, len(ids)) :]
         if not self.bad.isdisjoint(ids):
             return None
+        self.shown.update(ids)
         if self.churn.second_query:
             self.change()
             rows = self.rows

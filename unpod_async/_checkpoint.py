@@ -18,6 +18,7 @@ __all__ = ["Checkpoint", "Relink", "WalkState", "read_checkpoint"]
 
 VERSION = 1
 REMEMBERED = 256  # ids kept of each end
+FAILURES = 4  # windows that cannot be read after which a place is looked for row by row
 EMPTIES = 4  # empty answers after which a place is looked for among rows, not by the count
 
 
@@ -100,7 +101,9 @@ class Relink:
         self._asked = 0
         self._tried: set[int] = set()
         self._shift = 0
+        self._counted: int | None = None  # the first count that the search was told
         self._empties = 0
+        self._failures = 0
         self._reached = 0  # as far as rows were seen
 
     def window(self, most: int, size: int) -> Window:
@@ -110,6 +113,17 @@ class Relink:
         page = next(page for page in self._pages(size) if page not in self._tried)
         self._tried.add(page)
         return Window(page, size)
+
+    def unread(self) -> bool:
+        """The window could not be read. False: too many could not, look row by row."""
+        self._asked += 1
+        self._failures += 1
+        return self._failures < FAILURES
+
+    @property
+    def place(self) -> int:
+        """Where the place should be, for all that is known."""
+        return max(1, self._frontier + self._shift)
 
     def seen_at(self, frontier: int) -> None:
         """A known row was seen, and tells where the place should be."""
@@ -123,7 +137,9 @@ class Relink:
         self._asked += 1
         self._empties += not reached
         self._reached = max(self._reached, reached)
-        rows = max(counted or 0, self._count or 0, self._frontier)
+        # As it was at first: the search must not run after a list that grows faster.
+        self._counted = counted if self._counted is None else self._counted
+        rows = max(self._counted or 0, self._count or 0, self._frontier)
         if self._empties >= EMPTIES:
             rows = min(rows, max(self._reached, self._frontier))
         return self._asked <= 2 * (rows // size + 2)

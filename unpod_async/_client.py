@@ -209,11 +209,11 @@ class SpaceHandle:
         try:
             return SPACES.decode_one(body)
         except EnvelopeError as error:
-            shown = excerpt(body)
-            del body
-            raise ProtocolError(
-                str(error), status=200, method="GET", path=request.path, body=shown
-            ) from None
+            wrong = ProtocolError(
+                str(error), status=200, method="GET", path=request.path, body=excerpt(body)
+            )
+        del body  # a traceback that shows locals would show what it says of people
+        raise wrong
 
     def run(self, run_id: str) -> RunHandle:
         """A handle on one run; nothing is sent, so it need not exist."""

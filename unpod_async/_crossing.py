@@ -50,7 +50,7 @@ class Crossing(Generic[T]):
 
     It looks for the anchor near offset `frontier - 1`, or takes it to be there if `sure`;
     None if the list has not begun. After LANDED: `row_id` and `row` are the next good row, at
-    offset `landed`, and `failed` the offsets between.
+    offset `landed`, and `failed` the offsets between; `anchor` None: it was given up.
     """
 
     def __init__(self, anchor: str | None, frontier: int, *, sure: bool = False) -> None:
@@ -60,7 +60,7 @@ class Crossing(Generic[T]):
         self.landed = frontier
         self.shaken = False  # the list moved during the crossing
         self._at = frontier - 1
-        self._anchor = anchor
+        self.anchor = anchor
         self._low: tuple[int, str] | None = None  # a known row, as it was found
         self._high: int | None = None  # an offset where no known row was found
         self._dead = 0  # failures in a row
@@ -83,7 +83,7 @@ class Crossing(Generic[T]):
         if self._state is _State.FIND:
             return self._find(answer, known)
         if self._state is _State.CHECK:
-            if answer is not None and answer.ids == [self._anchor]:
+            if answer is not None and answer.ids == [self.anchor]:
                 self._state = _State.CONFIRM
                 return Step.ON
             self._lose()
@@ -120,7 +120,7 @@ class Crossing(Generic[T]):
         return Step.ON
 
     def _stand_on(self, at: int, anchor: str | None) -> Step:
-        self._at, self._anchor = at, anchor
+        self._at, self.anchor = at, anchor
         self._state, self.landed, self.failed = _State.STEP, at + 1, []
         return Step.ON
 
@@ -141,11 +141,11 @@ class Crossing(Generic[T]):
         if answer.length and answer.ids[0] in known:  # rows were born above
             self._lose()
             self._at = self.landed
-            return Step.ON if self._anchor else self._stand_on(self.landed, None)
+            return Step.ON if self.anchor else self._stand_on(self.landed, None)
         if answer.length:
             self.row_id, self.row = answer.ids[0], answer.rows[0]
         self._ended = answer.length == 0
-        if self._anchor is None:
+        if self.anchor is None:
             return self._arrived()
         self._state = _State.CHECK
         return Step.ON

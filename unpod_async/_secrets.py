@@ -70,7 +70,9 @@ def redact(text: str, secret: Secret | None) -> str:
     secret is not recognized."""
     if secret is None or not (value := secret.reveal()):
         return text
-    for form in sorted({*_written(value), *_base64(value.encode())}, key=len, reverse=True):
+    for form in sorted(
+        {*_written(value), *_base64(value.encode(errors="surrogatepass"))}, key=len, reverse=True
+    ):
         text = text.replace(form, "***")
     return text
 
@@ -87,10 +89,11 @@ def _json(text: str) -> str:
     return json.dumps(text)[1:-1]
 
 
+_PERCENT = re.compile("%..")
 _ENCODERS: tuple[Callable[[str], str], ...] = (
-    quote,
-    lambda text: quote(text, safe=""),
-    lambda text: _PERCENT.sub(lambda code: code.group().lower(), quote(text, safe="")),
+    lambda text: quote(text, errors="surrogatepass"),
+    lambda text: quote(text, safe="", errors="surrogatepass"),
+    lambda text: _PERCENT.sub(lambda code: code.group().lower(), _ENCODERS[1](text)),
     _json,
     lambda text: _json(text).replace("/", "\\/"),
     html.escape,
@@ -111,7 +114,6 @@ def _base64(value: bytes) -> Iterator[str]:
         yield coded.translate(_URL_SAFE)
 
 
-_PERCENT = re.compile("%..")
 _URL_SAFE = str.maketrans("+/", "-_")
 
 
@@ -129,8 +131,8 @@ def remember(secret: Secret) -> None:
 
 def redact_known(text: str) -> str:
     """`text` without the tokens that are in use."""
-    for ref in _KNOWN.valuerefs():
-        text = redact(text, ref())
+    for secret in {ref() for ref in _KNOWN.valuerefs()}:
+        text = redact(text, secret)
     return text
 
 

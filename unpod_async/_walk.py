@@ -100,6 +100,7 @@ class ChainWalk(Generic[T]):
         self._stalled = 0  # answers in a row that brought none
         self._back = 0  # how far behind the frontier the last bridge was laid
         self._counted = 0  # the first count that this walk (or this leg of it) was told
+        self._disordered = False
         self._beyond = 0  # rows handed on when the count was last seen to be too low
         self._restarts = 0
         self._empties = 0
@@ -384,6 +385,7 @@ class ChainWalk(Generic[T]):
             if self._head is None and not self._seen.links(row_id):
                 continue  # rows behind it may have been handed on and forgotten
             if ordinal < last:
+                self._disordered = True
                 self._drift("order", ordinal)
                 self._doubt = self._doubt or "rows changed places in the list"
             last = ordinal
@@ -417,7 +419,7 @@ class ChainWalk(Generic[T]):
     def _mind_the_count(self, answer: Answer[T], fresh: int) -> None:
         """Rows where the count says that there are none: the list is longer. But rows that
         were mostly seen before may be the same page over and over."""
-        able = self._chaining or self._size < MIN_PROVABLE
+        able = self._chaining or (self._size < MIN_PROVABLE and not self._disordered)
         beyond = self._frontier > (answer.count or 0) + self._size
         if able and beyond and 2 * fresh > answer.length:
             self._beyond = self._seen.count
@@ -442,6 +444,10 @@ class ChainWalk(Generic[T]):
             if self._head.windows >= HEAD_WINDOWS:
                 self._finish("the head of the list cannot be read again", missing=True)
             return
+        if self._relink is not None:
+            if self._relink.unread():
+                return
+            self._frontier, self._relink = self._relink.place, None
         if not self._narrow:
             self._allow(4 * self._size.bit_length() + 16)
         self._narrow = min(window.size, self._narrow or window.size) // 2
@@ -487,6 +493,10 @@ class ChainWalk(Generic[T]):
             self.outage = True
             return []
         self._crossing = None
+        if not self._seen.whole and not self._seen.links(crossing.anchor or ""):
+            # What lies behind may have been handed on and forgotten.
+            self._finish("no row that the checkpoint names is there any more", missing=True)
+            return []
         self._stepped = True
         self._barren = 0 if crossing.failed else self._barren + 1
         if self._barren < BARREN:
