@@ -37,7 +37,7 @@ from unpod_async._walk import ChainWalk
 from unpod_async._windows import ServerMemory
 
 BATCH = 25
-MAX_REQUESTS = 10_000
+MAX_REQUESTS = 100_000
 COUNTS: dict[str, Callable[[int], int | None]] = {
     "honest": lambda rows: rows,
     "none": lambda _: None,

@@ -39,6 +39,7 @@ TAIL_LOOKS = 8  # looks behind a short answer that lies below its own count
 HEAD_WINDOWS = 64  # windows to find the way from the new head back to known rows
 BARREN = 16  # crossings in a row, none of which meets a bad row, that are worth more requests
 PER_ROW = 4  # requests that bad rows are worth at most, for each row of the list
+JOINT = 4  # known rows in one piece that join the new head to the list as it was
 HELD = 8  # answers held beyond the lanes while a bridge is laid
 EMPTY_DELAY = 0.05  # seconds before an empty list is asked again; four times that, …
 
@@ -100,8 +101,7 @@ class ChainWalk(Generic[T]):
         self._stalled = 0  # answers in a row that brought none
         self._back = 0  # how far behind the frontier the last bridge was laid
         self._counted = 0  # the first count that this walk (or this leg of it) was told
-        self._disordered = False
-        self._beyond = 0  # rows handed on when the count was last seen to be too low
+        self._beyond = 0  # how far the list reaches where the count says that it does not
         self._restarts = 0
         self._empties = 0
         self._shorts = 0  # short answers in a row below their own count
@@ -385,7 +385,6 @@ class ChainWalk(Generic[T]):
             if self._head is None and not self._seen.links(row_id):
                 continue  # rows behind it may have been handed on and forgotten
             if ordinal < last:
-                self._disordered = True
                 self._drift("order", ordinal)
                 self._doubt = self._doubt or "rows changed places in the list"
             last = ordinal
@@ -404,7 +403,7 @@ class ChainWalk(Generic[T]):
         self._back = 0
         self._confirming = False
         fresh = self._emit(answer.ids[position:], answer.rows[position:])
-        self._mind_the_count(answer, len(fresh))
+        self._mind_the_count(answer, fresh)
         if self._narrow and fresh:
             self._widen()
         if fresh or answer.news:
@@ -416,13 +415,16 @@ class ChainWalk(Generic[T]):
             self._consider_end(window, answer)
         return fresh
 
-    def _mind_the_count(self, answer: Answer[T], fresh: int) -> None:
-        """Rows where the count says that there are none: the list is longer. But rows that
-        were mostly seen before may be the same page over and over."""
-        able = self._chaining or (self._size < MIN_PROVABLE and not self._disordered)
+    def _mind_the_count(self, answer: Answer[T], fresh: list[T]) -> None:
+        """Rows where the count says that there are none: the list is longer. But a count that
+        moves is alive, and rows mostly seen before may be the same page over and over."""
+        told = self.report.expected
         beyond = self._frontier > (answer.count or 0) + self._size
-        if able and beyond and 2 * fresh > answer.length:
-            self._beyond = self._seen.count
+        still = (told.max or 0) - (told.min or 0) <= self._size
+        able = self._chaining or self._size < MIN_PROVABLE
+        new = 2 * len(fresh) > answer.length and fresh[-1] is answer.rows[-1]
+        if able and beyond and still and new:
+            self._beyond = max(self._beyond, min(self._frontier, self._seen.count))
 
     def _emit(self, ids: list[str], rows: list[T]) -> list[T]:
         fresh: list[T] = []
@@ -601,7 +603,7 @@ class ChainWalk(Generic[T]):
                     head.born.setdefault(row_id, row)
             if known and not reach:
                 self._finish("the top of the list is not the one that the walk began with")
-            elif known:
+            elif known and self._joined(window, answer, known, reach):
                 fresh = self._emit(list(head.born), list(head.born.values()))
                 self._finish()
                 return fresh
@@ -614,6 +616,14 @@ class ChainWalk(Generic[T]):
             self._drift("head", head.frontier)
             self._finish("no way was found from the new head of the list to known rows")
         return []
+
+    def _joined(self, window: Window, answer: Answer[T], known: list[int], reach: int) -> bool:
+        """Whether this is the list that the walk knows, and no known row that moved up among
+        others that moved unseen: some known rows in one piece, or the end."""
+        if window.start + answer.length >= (answer.count or 0):
+            return True
+        piece = range(max(0, reach - JOINT), reach)
+        return known[0] <= piece[0] and set(piece) <= set(known)
 
     def _born_above(self, answer: Answer[T], known: list[int]) -> int:
         """How many of the answer's rows are old or born since, for sure. After a resume not
