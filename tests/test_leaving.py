@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import anyio
 import pytest
 
-from unpod_async import Limits, SpaceHandle, UnpodClient
+from unpod_async import Limits, SpaceHandle, Task, UnpodClient
 from unpod_async.simulator import Simulator
 
 pytestmark = pytest.mark.anyio
@@ -109,6 +109,34 @@ async def test_a_cancellation_at_any_loop_step_leaves_nothing(
         if finished:
             break
     await way(space)
+
+
+def cancel_after(scope: anyio.CancelScope, steps: int) -> None:
+    if steps:
+        asyncio.get_running_loop().call_soon(cancel_after, scope, steps - 1)
+    else:
+        scope.cancel()
+
+
+async def all_of(reader: AsyncIterator[Task], steps: int) -> list[str]:
+    """Every call is cancelled after so many steps of the loop, if it takes that many."""
+    rows: list[str] = []
+    while True:
+        with anyio.CancelScope() as scope:
+            cancel_after(scope, steps)
+            try:
+                rows.append((await anext(reader)).task_id)
+            except StopAsyncIteration:
+                return rows
+
+
+async def test_a_walk_loses_nothing_by_calls_that_are_cancelled(space: SpaceHandle) -> None:
+    tasks = space.tasks(page_size=20)
+    whole = [task.task_id for task in await tasks.collect()]
+    for steps in range(1, 30):
+        async with tasks.walk(prefetch=3) as rows:
+            assert await all_of(rows, steps) == whole
+            assert rows.report.verified
 
 
 @pytest.mark.parametrize("way", [walk, fan_out])

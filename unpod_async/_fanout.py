@@ -8,8 +8,8 @@ from types import TracebackType
 from typing import Generic, NamedTuple, Self, TypeVar
 
 import anyio
+import anyio.lowlevel
 from anyio.abc import TaskGroup
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 __all__ = ["FanOut", "Outcome"]
 
@@ -46,23 +46,23 @@ class FanOut(Generic[A, B]):
         self._items = items
         self._lanes = lanes
         self._ordered = ordered
-        self._pulled = 0
-        self._given = 0
-        self._early: dict[int, Outcome[A, B]] = {}
+        self._pulled = 0  # items
+        self._come = 0  # outcomes
+        self._given = 0  # … to the consumer
+        self._ready: dict[int, Outcome[A, B]] = {}  # by the place in which they are given
         self._source_error: Exception | None = None
         self._exhausted = False
 
     async def __aenter__(self) -> Self:
-        self._pulling = anyio.Lock()
-        self._room = anyio.Semaphore(2 * self._lanes)
+        # Without fast_acquire each costs a turn of the event loop even when it is free.
+        self._pulling = anyio.Lock(fast_acquire=True)
+        self._room = anyio.Semaphore(2 * self._lanes, fast_acquire=True)
         self._group: TaskGroup = anyio.create_task_group()
-        send, self._receive = anyio.create_memory_object_stream[tuple[int, Outcome[A, B]]](
-            2 * self._lanes
-        )
+        self._left = self._lanes
+        self._news = anyio.Event()
         await self._group.__aenter__()
-        with send:
-            for _ in range(self._lanes):
-                self._group.start_soon(self._lane, send.clone())
+        for _ in range(self._lanes):
+            self._group.start_soon(self._lane)
         return self
 
     async def __aexit__(
@@ -80,7 +80,6 @@ class FanOut(Generic[A, B]):
             await self._group.__aexit__(None, None, None)
             return None
         finally:
-            self._receive.close()
             if (aclose := getattr(self._items, "aclose", None)) is not None:
                 await aclose()
 
@@ -88,22 +87,20 @@ class FanOut(Generic[A, B]):
         return self
 
     async def __anext__(self) -> Outcome[A, B]:
-        receive: MemoryObjectReceiveStream[tuple[int, Outcome[A, B]]] = self._receive
-        while self._given not in self._early:
-            try:
-                index, outcome = await receive.receive()
-            except anyio.EndOfStream:
+        while self._given not in self._ready:
+            if not self._left:
                 if self._source_error is not None:
                     raise self._source_error from None
-                raise StopAsyncIteration from None
-            self._early[index if self._ordered else self._given] = outcome
-        outcome = self._early.pop(self._given)
+                raise StopAsyncIteration
+            self._news = anyio.Event()
+            await self._news.wait()
+        outcome = self._ready.pop(self._given)
         self._given += 1
         self._room.release()
         return outcome
 
-    async def _lane(self, send: MemoryObjectSendStream[tuple[int, Outcome[A, B]]]) -> None:
-        with send:
+    async def _lane(self) -> None:
+        try:
             while True:
                 await self._room.acquire()
                 async with self._pulling:
@@ -120,7 +117,15 @@ class FanOut(Generic[A, B]):
                         return
                     index = self._pulled
                     self._pulled += 1
-                send.send_nowait((index, await self._outcome(item)))
+                outcome = await self._outcome(item)
+                self._ready[index if self._ordered else self._come] = outcome
+                self._come += 1
+                self._news.set()
+                if outcome.error is not None:
+                    await anyio.lowlevel.checkpoint()  # it may be the consumer's last item
+        finally:
+            self._left -= 1
+            self._news.set()
 
     async def _outcome(self, item: A) -> Outcome[A, B]:
         try:

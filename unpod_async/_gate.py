@@ -36,9 +36,9 @@ class Gate:
 
     async def enter(self, slot: object, ends: float) -> UnpodError | None:
         """None once `slot` may send, before `ends`; else the error that says why it may not."""
-        patient_until = self._clock() + self._outage_wait
+        now = self._clock()
+        patient_until = now + self._outage_wait
         while True:
-            now = self._clock()
             closed = self._breaker.wait(now)
             probing = self._probe is not None
             if (closed and now + closed > patient_until) or (probing and now >= patient_until):
@@ -53,6 +53,7 @@ class Gate:
                     await self._probed.wait()
             elif await self._took_place(slot, ends - now) and self._may_go(slot):
                 return None
+            now = self._clock()
 
     async def _took_place(self, slot: object, seconds: float) -> bool:
         try:
@@ -88,14 +89,18 @@ class Gate:
         """The platform sent an answer that it meant."""
         self._breaker.answered()
         self._adaptive.succeeded(int(self.limiter.borrowed_tokens))
-        self.limiter.total_tokens = self._adaptive.whole
+        self._follow()
+
+    def _follow(self) -> None:
+        if self.limiter.total_tokens != self._adaptive.whole:
+            self.limiter.total_tokens = self._adaptive.whole
 
     def failed(self, slot: object, failure: Failure, began: float) -> None:
         now = self._clock()
         error, kind = failure
         if kind is Kind.THROTTLED or (isinstance(error, RequestTimeout) and kind is not Kind.NEVER):
             self._adaptive.overloaded(now, now - began)
-            self.limiter.total_tokens = self._adaptive.whole
+            self._follow()
         if isinstance(error, ServerError) or (
             isinstance(error, TransportError) and kind is not Kind.NEVER
         ):

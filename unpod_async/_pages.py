@@ -172,16 +172,20 @@ class _Single(Struct):
 
 _SPLIT = msgspec.json.Decoder(_Envelope[Raw])
 _SINGLE = msgspec.json.Decoder(_Single)
-_STEP = 1 << 16
+_STEP = 1 << 12
 
 
 def _check_utf8(body: bytes) -> None:
     """Raise UnicodeDecodeError unless `body` is UTF-8: msgspec does not look into parts."""
     if body.isascii():
         return
-    view, at = memoryview(body), 0
-    while at < len(body):  # by steps: a text of 64 MiB could take 256
-        at += codecs.utf_8_decode(view[at : at + _STEP], "strict", at + _STEP >= len(body))[1]
+    at = 0
+    while at < len(body):  # by steps: most are ASCII, and a text of 64 MiB could take 256
+        step = body[at : at + _STEP]
+        if step.isascii():
+            at += len(step)
+        else:
+            at += codecs.utf_8_decode(step, "strict", at + _STEP >= len(body))[1]
 
 
 def _unpin(rows: list[Task]) -> None:

@@ -6,16 +6,17 @@ Everything here carries out what `_walk` decides.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Generic, Literal, NamedTuple, Self, TypeVar
 
 import anyio
+import anyio.lowlevel
 from msgspec.structs import replace
 
 from ._checkpoint import VERSION, Checkpoint, WalkState, read_checkpoint
-from ._fanout import FanOut
+from ._fanout import FanOut, Outcome
 from ._pages import EnvelopeError, Page, RowKind
 from ._protocol import Request, check_whole, excerpt
 from ._report import Expected, Report
@@ -39,6 +40,7 @@ T = TypeVar("T")
 A = TypeVar("A")
 B = TypeVar("B")
 
+FetchWindow = Callable[[Window], Awaitable[bytes]]
 OnInvalid = Literal["report", "raise"]
 OnError = Literal["raise", "collect"]
 
@@ -174,9 +176,9 @@ class Listing(Generic[T]):
             walk=state,
         )
 
-    async def answer(self, window: Window, home: Home) -> Answer[T]:
+    async def answer(self, window: Window, home: Home, fetch: FetchWindow) -> Answer[T]:
         """What the server says to a window, foreign rows left out. Raises `ResponseTooLarge`."""
-        page = await self.page(window)
+        page = await self.page(window, fetch)
         if page.invalid and self._options.on_invalid == "raise":
             first = page.invalid[0]
             raise DecodeError(
@@ -192,18 +194,18 @@ class Listing(Generic[T]):
     def home(self) -> Home:
         return Home(self._options.run_id)
 
-    async def page(self, window: Window) -> Page[T]:
+    async def page(self, window: Window, fetch: FetchWindow | None = None) -> Page[T]:
         """Fetch and decode; a body that is no envelope is asked for once more."""
-        page = await self._page(window)
+        page = await self._page(window, fetch or self.fetch)
         if isinstance(page, ProtocolError) and not window.once:
-            page = await self._page(window)
+            page = await self._page(window, self.fetch)
         if isinstance(page, ProtocolError):
             raise page
         return page
 
-    async def _page(self, window: Window) -> Page[T] | ProtocolError:
+    async def _page(self, window: Window, fetch: FetchWindow) -> Page[T] | ProtocolError:
         """No frame that raises holds the body: tracebacks may show it, and it is people's data."""
-        body = await self._fetch(window)
+        body = await fetch(window)
         try:
             return self._decode(body, window)
         except EnvelopeError as error:
@@ -222,7 +224,7 @@ class Listing(Generic[T]):
             self._source.telemetry.rows(self.path, len(page.items))
         return page
 
-    async def _fetch(self, window: Window) -> bytes:
+    async def fetch(self, window: Window) -> bytes:
         return await self._source.fetch(
             self._request(window), deadline=self._options.deadline, once=window.once
         )
@@ -290,6 +292,11 @@ class Home:
         )
 
 
+def _is_passable(window: Window, error: UnpodError) -> bool:
+    """Whether a walk may find a way round."""
+    return is_unreadable(error) or (isinstance(error, ResponseTooLarge) and window.size > 1)
+
+
 class _Reading(Generic[T]):
     """One walk in progress: the planner, the rows ready to be handed on, the receipt."""
 
@@ -298,6 +305,7 @@ class _Reading(Generic[T]):
         self.plan = plan
         self.ready: deque[T] = deque()
         self._home = listing.home()
+        self._bodies: dict[Window, bytes] = {}  # fetched ahead
 
     @property
     def report(self) -> Report:
@@ -306,16 +314,31 @@ class _Reading(Generic[T]):
     async def ask(self, window: Window) -> Answer[T] | UnpodError:
         """The answer to a window, or the error that the walk may find a way round: too much
         for one answer, or a row that cannot be read. Raises all others."""
+        try:
+            return await self.listing.answer(window, self._home, self._fetch)
+        except UnpodError as error:
+            if not _is_passable(window, error):
+                raise
+            return error
+
+    async def fetch_ahead(self, window: Window) -> None:
+        """Have the answer's bytes ready for `ask`; they are decoded when it is their turn."""
+        self._bodies[window] = await self._fetch(window)
+
+    async def _fetch(self, window: Window) -> bytes:
+        if window in self._bodies:
+            return self._bodies.pop(window)
         if self.report.started is None:
             self.report.started = _now()
         if window.delay:
             await anyio.sleep(window.delay)
-        try:
-            return await self.listing.answer(window, self._home)
-        except UnpodError as error:
-            if is_unreadable(error) or (isinstance(error, ResponseTooLarge) and window.size > 1):
-                return error
-            raise
+        return await self.listing.fetch(window)
+
+    def take(self, window: Window) -> None:
+        """The answer to a window that was fetched ahead is about to be heard."""
+        self.plan.take(window)
+        if not self.plan.wants(window):
+            self._bodies.pop(window, None)
 
     def checkpoint(self) -> dict[str, Any] | None:
         """Where the walk stands behind the last row given out; None where a list cannot be
@@ -355,6 +378,7 @@ class Rows(Generic[T]):
 
     def __init__(self, listing: Listing[T], *, limit: int | None = None) -> None:
         self._reading: _Reading[T] = _Reading(listing, listing.planner(limit=limit))
+        self._ready = self._reading.ready
         self._left = limit
         self._window: Window | None = None  # asked for, not answered yet
         self._busy = False
@@ -367,23 +391,36 @@ class Rows(Generic[T]):
         return self
 
     async def __anext__(self) -> T:
-        reading = self._reading
+        if not self._ready or self._left is not None:
+            await self._fill()
+        return self._ready.popleft()
+
+    async def _fill(self) -> None:
+        """At least one row at hand, and the count of those left to give one less."""
         if self._left == 0:
             raise StopAsyncIteration
         if self._busy:
             raise ConfigurationError("an iterator of a list takes one consumer at a time")
         self._busy = True
         try:
-            while not reading.ready:
+            while not self._ready:
                 await self._read_on()
         except UnpodError as error:
-            error.checkpoint = reading.checkpoint()
+            error.checkpoint = self._reading.checkpoint()
             raise
         finally:
             self._busy = False
         if self._left is not None:
             self._left -= 1
-        return reading.ready.popleft()
+
+    def take_ready(self) -> list[T]:
+        """The rows at hand, for which nothing need be asked."""
+        ready = self._ready
+        most = len(ready) if self._left is None else min(self._left, len(ready))
+        rows = [ready.popleft() for _ in range(most)]
+        if self._left is not None:
+            self._left -= most
+        return rows
 
     async def _read_on(self) -> None:
         """Ask for one window more. One that was cut short, by an error or a timeout of the
@@ -440,7 +477,7 @@ class _Block(Generic[A, B]):
             raise ConfigurationError("iterate this inside its own `async with` block")
 
 
-class Walk(_Block[Window, "Answer[T] | UnpodError"], Generic[T]):
+class Walk(_Block[Window, None], Generic[T]):
     """A walk that reads several pages at once; rows come in list order all the same.
 
     Use it as an async context manager and iterate it inside. Whatever ends the block ends
@@ -449,10 +486,12 @@ class Walk(_Block[Window, "Answer[T] | UnpodError"], Generic[T]):
 
     def __init__(self, reading: _Reading[T], lanes: int) -> None:
         super().__init__(
-            FanOut(reading.ask, self._windows(), lanes=lanes),
+            FanOut(reading.fetch_ahead, self._windows(), lanes=lanes),
             lambda: reading.listing.operation("walk", reading.report),
         )
         self._reading = reading
+        self._ready = reading.ready
+        self._outcome: Outcome[Window, None] | None = None  # taken and not heard yet
         self._error: Exception | None = None  # what ended the walk, for who asks again
 
     @property
@@ -468,39 +507,56 @@ class Walk(_Block[Window, "Answer[T] | UnpodError"], Generic[T]):
         return checkpoint
 
     async def __anext__(self) -> T:
+        if self._state != "open" or not self._ready:
+            await self._read_on()
+        return self._ready.popleft()
+
+    async def _read_on(self) -> None:
         self._check_inside()
         if self._error is not None:
             raise self._error
         try:
-            return await self._next()
+            await self._fill()
         except StopAsyncIteration:
             raise
         except Exception as error:
             self._error = error
             raise
 
-    async def _next(self) -> T:
+    async def _fill(self) -> None:
         reading = self._reading
         while not reading.ready:
-            try:
-                window, answer, error = await anext(self._stream)
-            except StopAsyncIteration:
-                reading.check()
-                raise
-            if isinstance(error, UnpodError):
-                error.checkpoint = reading.checkpoint()
-            if error is not None and reading.plan.wants(window):
-                raise error
-            if answer is not None:
-                self._hear(window, answer)
+            if self._outcome is None:  # else a call that was cancelled has left it here
+                self._outcome = await self._taken()
+                # Its lane is free: the next request goes out before this page is decoded.
+                await anyio.lowlevel.checkpoint()
+            window, _, error = self._outcome
+            if reading.plan.wants(window):
+                await self._hear(window, error)
+            self._outcome = None
             self._heard.set()
-        return reading.ready.popleft()
 
-    def _hear(self, window: Window, answer: Answer[T] | UnpodError) -> None:
+    async def _taken(self) -> Outcome[Window, None]:
         try:
-            self._reading.hear(window, answer)
-        except UnpodError as error:
-            error.checkpoint = self._reading.checkpoint()
+            outcome = await anext(self._stream)
+        except StopAsyncIteration:
+            self._reading.check()
+            raise
+        self._reading.take(outcome.item)
+        self._heard.set()
+        return outcome
+
+    async def _hear(self, window: Window, error: Exception | None) -> None:
+        reading = self._reading
+        try:
+            if error is None:
+                reading.hear(window, await reading.ask(window))
+            elif isinstance(error, UnpodError) and _is_passable(window, error):
+                reading.hear(window, error)
+            else:
+                raise error
+        except UnpodError as failure:
+            failure.checkpoint = reading.checkpoint()
             raise
 
     async def _windows(self) -> AsyncIterator[Window]:
@@ -608,6 +664,7 @@ async def _all_of(reader: Rows[T]) -> list[T]:
     try:
         while True:
             rows.append(await anext(reader))
+            rows += reader.take_ready()
     except StopAsyncIteration:
         return rows
     except BaseException as error:

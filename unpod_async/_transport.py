@@ -13,6 +13,7 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import Any
 
 import aiohttp
 import anyio
@@ -64,6 +65,7 @@ logger.addFilter(RedactingFilter())
 
 KEEP_ALIVE = 4.0  # seconds; the server drops idle connections after 5 without notice
 MAX_COMPRESSED = 16 * 2**20
+HEEDED = ("content-encoding", "x-ratelimit-remaining")  # of an answer that is good
 USER_AGENT = f"unpod-async/{__version__}"
 
 TokenSource = Callable[[], str | Awaitable[str]]
@@ -81,9 +83,9 @@ class Credentials:
         self._token = token
         self._scheme = scheme
         self._org_handle = org_handle
-        self._current = token if isinstance(token, Secret) else None
-        if self._current is not None:
-            remember(self._current)
+        self.current = token if isinstance(token, Secret) else None  # None: to be asked for
+        if self.current is not None:
+            remember(self.current)
         self._asking = anyio.Lock()
 
     @property
@@ -91,19 +93,19 @@ class Credentials:
         return not isinstance(self._token, Secret)
 
     async def secret(self) -> Secret:
-        if (secret := self._current) is not None:
+        if (secret := self.current) is not None:
             return secret
         async with self._asking:
-            if self._current is None:
+            if self.current is None:
                 assert not isinstance(self._token, Secret)
-                self._current = check_token("the callable's token", await _ask(self._token))
-                remember(self._current)
-            return self._current
+                self.current = check_token("the callable's token", await _ask(self._token))
+                remember(self.current)
+            return self.current
 
     def refused(self, secret: Secret) -> None:
         """Ask the callable again before the next attempt, unless that was done since."""
-        if self.renewable and self._current is secret:
-            self._current = None
+        if self.renewable and self.current is secret:
+            self.current = None
 
     def headers(self, secret: Secret) -> dict[str, str]:
         return headers_for(secret, self._scheme, self._org_handle)
@@ -156,7 +158,8 @@ class Transport:
         self._gate: Gate | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
-        self._under_way: set[anyio.CancelScope] = set()
+        self._under_way: dict[object, asyncio.Task[Any]] = {}
+        self._timeout = self._timeout_of(policy.attempt_timeout)
 
     # -- life -----------------------------------------------------------------------
 
@@ -198,8 +201,8 @@ class Transport:
         """End all requests under way, with a `ConfigurationError`, and close all connections;
         may be called twice, and from another task."""
         self._closed = True
-        for scope in self._under_way:
-            scope.cancel()  # aiohttp would let them wait for the rest of a body
+        for task in self._under_way.values():
+            task.cancel()  # aiohttp would let them wait for the rest of a body
         session, self._session = self._session, None
         if session is not None:
             with anyio.CancelScope(shield=True):
@@ -224,15 +227,23 @@ class Transport:
         """The body of the answer, decompressed. Raises what `_retry` gives up with; `once`
         gives up at the first sign of a row that cannot be read."""
         self._usable()
-        with anyio.CancelScope() as scope:
-            self._under_way.add(scope)
-            try:
-                return await self._fetch(
-                    request, self._policy.deadline if deadline is None else deadline, once
-                )
-            finally:
-                self._under_way.remove(scope)
-        raise ConfigurationError("this client was closed while a request was under way")
+        task = asyncio.current_task()
+        assert task is not None
+        mark, cancelled_before = object(), task.cancelling()
+        self._under_way[mark] = task
+        try:
+            return await self._fetch(
+                request, self._policy.deadline if deadline is None else deadline, once
+            )
+        except asyncio.CancelledError:
+            # As asyncio's own timeouts do: a cancellation of ours ends here, any other goes on.
+            if not self._closed or task.uncancel() > cancelled_before:
+                raise
+            raise ConfigurationError(
+                "this client was closed while a request was under way"
+            ) from None
+        finally:
+            del self._under_way[mark]
 
     async def _fetch(self, request: Request, deadline: float, once: bool) -> bytes:
         started = self._clock()
@@ -321,30 +332,29 @@ class Transport:
             gate.leave(slot)
 
     async def _send(self, request: Request, ends: float) -> bytes | Failure:
-        secret = None
-        with anyio.move_on_after(self._time_for_an_attempt(ends)):
-            secret = await self._credentials.secret()
-        if secret is None:
-            return Failure(RequestTimeout("the token callable took too long"), Kind.NEVER)
+        if (secret := self._credentials.current) is None:
+            with anyio.move_on_after(self._time_for_an_attempt(ends)):
+                secret = await self._credentials.secret()
+            if secret is None:
+                return Failure(RequestTimeout("the token callable took too long"), Kind.NEVER)
         session, _ = self._usable()  # it may have been closed in the meantime
         self._stats.requests += 1
+        seconds = self._time_for_an_attempt(ends)
+        whole = seconds == self._policy.attempt_timeout
         try:
             answer = await session.get(
                 self._url(request),
                 headers=self._credentials.headers(secret),
-                timeout=aiohttp.ClientTimeout(
-                    total=self._time_for_an_attempt(ends),
-                    sock_connect=self._policy.connect_timeout,
-                    sock_read=self._policy.read_timeout,
-                ),
+                timeout=self._timeout if whole else self._timeout_of(seconds),
                 allow_redirects=False,
             )
             response = await _read(answer)
             self._stats.bytes += len(response.body)
-            error = error_for(request, response, secret=secret)
-            if error is None:
+            if response.status == 200:
                 self._heed(response)
                 return inflate(response).body
+            error = error_for(request, response, secret=secret)
+            assert error is not None
         except UnpodError as damage:
             return Failure(damage, _kind_of_body(damage))
         except (aiohttp.ClientError, OSError, ValueError) as cause:
@@ -359,6 +369,13 @@ class Transport:
             wait = retry_after(response.headers) or 0.0
             if 0 < wait <= self._policy.max_retry_after:
                 self._usable()[1].pause(wait * (1 + 0.1 * self._rng()))
+
+    def _timeout_of(self, seconds: float) -> aiohttp.ClientTimeout:
+        return aiohttp.ClientTimeout(
+            total=seconds,
+            sock_connect=self._policy.connect_timeout,
+            sock_read=self._policy.read_timeout,
+        )
 
     def _time_for_an_attempt(self, ends: float) -> float:
         # Not 0, which aiohttp takes as no limit.
@@ -385,7 +402,7 @@ async def _read(answer: aiohttp.ClientResponse) -> Response:
     """The whole answer, never more of it than the caps allow. Whatever goes wrong, its
     connection is not used again."""
     try:
-        headers = {name.lower(): ", ".join(answer.headers.getall(name)) for name in answer.headers}
+        headers = _headers(answer)
         plain = headers.get("content-encoding", "").lower() in ("", "identity")
         cap = MAX_BODY if plain else MAX_COMPRESSED
         if (answer.content_length or 0) > cap:
@@ -404,6 +421,14 @@ async def _read(answer: aiohttp.ClientResponse) -> Response:
         raise
     answer.release()
     return Response(answer.status, headers, b"".join(chunks))
+
+
+def _headers(answer: aiohttp.ClientResponse) -> dict[str, str]:
+    """By lower-case names, repeated ones joined; none of a good answer that nobody reads."""
+    sent = answer.headers
+    if answer.status == 200 and not any(map(sent.__contains__, HEEDED)):
+        return {}
+    return {name.lower(): ", ".join(sent.getall(name)) for name in sent}
 
 
 def _kind_of_body(error: UnpodError) -> Kind:

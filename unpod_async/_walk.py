@@ -40,6 +40,8 @@ HEAD_WINDOWS = 64  # windows to find the way from the new head back to known row
 BARREN = 16  # crossings in a row, none of which meets a bad row, that are worth more requests
 PER_ROW = 4  # requests that bad rows are worth at most, for each row of the list
 JOINT = 4  # known rows in one piece that join the new head to the list as it was
+RECENT = 4096  # rows whose ids are kept, at least; and as many as may be under way at once
+MANY = 10_000  # … if a page has no more rows than this
 HELD = 8  # answers held beyond the lanes while a bridge is laid
 EMPTY_DELAY = 0.05  # seconds before an empty list is asked again; four times that, …
 
@@ -52,6 +54,7 @@ class _Slot(Struct, Generic[T], eq=False):
     asked: int = 0  # logical time; 0: not asked yet
     answer: Answer[T] | None = None
     failed: bool = False
+    taken: bool = False  # its answer has come, and is about to be heard
     gap: Drift | None = None  # it showed no known row; held until a bridge joins it
 
 
@@ -93,7 +96,7 @@ class ChainWalk(Generic[T]):
         self._memory = memory if memory is not None else ServerMemory()
         self._overlap = 2 if lanes == 1 else max(2, size * 3 // 100)
         self._slots: deque[_Slot[T]] = deque()
-        self._seen: Seen[T] = Seen()
+        self._seen: Seen[T] = Seen(max(RECENT, min(size, MANY) * (lanes + HELD + 2)))
         self._frontier = 0  # offset behind the last proven row, as of the last answer absorbed
         self._tick = 0  # logical time of questions and answers
         self._absorbed = 0  # … of the last answer absorbed
@@ -219,6 +222,12 @@ class ChainWalk(Generic[T]):
         """Whether an answer to this window is still of use."""
         return any(slot.window is window for slot in self._slots)
 
+    def take(self, window: Window) -> None:
+        """Its answer has come, and is about to be heard: another may be asked for meanwhile."""
+        for slot in self._slots:
+            if slot.window is window:
+                slot.taken = True
+
     def _next_window(self) -> Window:
         """The one window that brings the walk on."""
         if self._crossing is not None:
@@ -253,7 +262,7 @@ class ChainWalk(Generic[T]):
         """One more window behind the last planned one, while lanes are free and the
         server's count says that rows are there."""
         end = self._slots[-1].window.end
-        waiting = sum(slot.answer is None for slot in self._slots)
+        waiting = sum(slot.answer is None and not slot.taken for slot in self._slots)
         if (
             not (self._chaining and self._seen)
             or self._confirming
@@ -375,21 +384,24 @@ class ChainWalk(Generic[T]):
         """Positions of rows seen before; notes repetitions, conflicts and broken order."""
         known: list[int] = []
         last = -1
-        for position, row_id in enumerate(answer.ids):
-            ordinal = self._seen.ordinal(row_id)
+        ordinals = self._seen.ordinals(answer.ids)
+        for position, ordinal in enumerate(ordinals):
             if ordinal is None:
                 continue
             self._repeated(ordinal, answer.rows[position])
             if self._listed is not None and ordinal >= self._listed:
                 continue  # born since, and handed on before a resume: it stands above all
-            if self._head is None and not self._seen.links(row_id):
+            if self._head is None and ordinal < self._seen.solid:
                 continue  # rows behind it may have been handed on and forgotten
             if ordinal < last:
-                self._drift("order", ordinal)
-                self._doubt = self._doubt or "rows changed places in the list"
+                self._out_of_order(ordinal)
             last = ordinal
             known.append(position)
         return known
+
+    def _out_of_order(self, ordinal: int) -> None:
+        self._drift("order", ordinal)
+        self._doubt = self._doubt or "rows changed places in the list"
 
     def _repeated(self, ordinal: int, row: T) -> None:
         self.report.duplicates += 1
@@ -427,13 +439,14 @@ class ChainWalk(Generic[T]):
             self._beyond = max(self._beyond, min(self._frontier, self._seen.count))
 
     def _emit(self, ids: list[str], rows: list[T]) -> list[T]:
-        fresh: list[T] = []
-        for row_id, row in zip(ids, rows, strict=True):
-            if (ordinal := self._seen.ordinal(row_id)) is None:
-                self._seen.add(row_id, row)
-                fresh.append(row)
-            elif not self._doubt:  # twice in one answer; under doubt `_known` has counted it
-                self._repeated(ordinal, row)
+        before, doubted = self._seen.count, self._doubt
+        fresh, repeated = self._seen.add(ids, rows)
+        if doubted:
+            return fresh  # `_known` has counted what is repeated
+        for ordinal, row in repeated:
+            self._repeated(ordinal, row)
+            if ordinal < before:  # not twice in one answer, but long ago
+                self._out_of_order(ordinal)
         return fresh
 
     # -- rows that cannot be read -----------------------------------------------------

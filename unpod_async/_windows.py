@@ -90,6 +90,9 @@ class CountedWalk(Generic[T]):
     def wants(self, window: Window) -> bool:
         return window is self._window
 
+    def take(self, window: Window) -> None:
+        """Windows of such a list follow from the answers: none is asked for ahead."""
+
     def feed(self, window: Window, answer: Answer[T]) -> list[T]:
         if not self.wants(window):
             return []
