@@ -39,7 +39,7 @@ def peak() -> float:
 def measure(port: int, token: str) -> tuple[int, float]:
     """Rows and peak megabytes of a process of its own."""
     command = [sys.executable, "-m", "benchmarks.memory", str(port), token]
-    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     rows, megabytes = told.split()
     return int(rows), float(megabytes)
 

@@ -45,7 +45,6 @@ class ModelList:
         self.born = self.size
         self.stable = set(self.rows) - self.bad
         self.ever = set(self.rows)
-        self.shown: set[str] = set()  # all rows that were in any answer
         self.requests = 0
         self.history = [list(self.rows)] if self.churn.stale else []
 
@@ -108,7 +107,6 @@ class ModelList:
             del ids[self.rng.randint(1, len(ids)) :]
         if not self.bad.isdisjoint(ids):
             return None
-        self.shown.update(ids)
         if self.churn.second_query:
             self.change()
             rows = self.rows
