@@ -274,7 +274,9 @@ class Home:
 
     def strangers(self, page: Page[Any], kind: RowKind[Any]) -> frozenset[int]:
         """Positions of rows that belong elsewhere. The sets of a page make the usual case free."""
-        if self._space_id is None and page.space_ids:
+        if self._space_id is None and len(page.space_ids) == 1:
+            (self._space_id,) = page.space_ids
+        elif self._space_id is None and page.space_ids:
             # The most frequent one: a single stranger at the top must not disown the rest.
             named = Counter(kind.home(row)[0] for row in page.items).most_common()
             self._space_id = next((space for space, _ in named if space), None)
