@@ -424,6 +424,15 @@ class Rows(Generic[T]):
             self._left -= most
         return rows
 
+    def is_through(self) -> bool:
+        """Whether the list has been read. Raises if something is known to be missing."""
+        reading = self._reading
+        if not reading.plan.done or self._ready or self._left == 0:
+            return False
+        self._left = 0
+        reading.check()
+        return True
+
     async def _read_on(self) -> None:
         """Ask for one window more. One that was cut short, by an error or a timeout of the
         caller's, is asked for again by the next call: the list must not seem to end there."""
@@ -667,6 +676,8 @@ async def _all_of(reader: Rows[T]) -> list[T]:
         while True:
             rows.append(await anext(reader))
             rows += reader.take_ready()
+            if reader.is_through():
+                return rows
     except StopAsyncIteration:
         return rows
     except BaseException as error:
