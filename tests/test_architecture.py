@@ -35,7 +35,8 @@ OURS = {
     "_stats": "_report",
     "_version": "",
     "_gate": "_retry errors",
-    "_transport": "_gate _protocol _retry _secrets _stats _version errors",
+    "_patience": "",
+    "_transport": "_gate _patience _protocol _retry _secrets _stats _version errors",
     "_fanout": "",
     "_paging": "_checkpoint _fanout _pages _protocol _report _retry _stats _walk _windows errors "
     "models",

@@ -274,7 +274,9 @@ class Home:
 
     def strangers(self, page: Page[Any], kind: RowKind[Any]) -> frozenset[int]:
         """Positions of rows that belong elsewhere. The sets of a page make the usual case free."""
-        if self._space_id is None and page.space_ids:
+        if self._space_id is None and len(page.space_ids) == 1:
+            (self._space_id,) = page.space_ids
+        elif self._space_id is None and page.space_ids:
             # The most frequent one: a single stranger at the top must not disown the rest.
             named = Counter(kind.home(row)[0] for row in page.items).most_common()
             self._space_id = next((space for space, _ in named if space), None)
@@ -421,6 +423,15 @@ class Rows(Generic[T]):
         if self._left is not None:
             self._left -= most
         return rows
+
+    def is_through(self) -> bool:
+        """Whether the list has been read. Raises if something is known to be missing."""
+        reading = self._reading
+        if not reading.plan.done or self._ready or self._left == 0:
+            return False
+        self._left = 0
+        reading.check()
+        return True
 
     async def _read_on(self) -> None:
         """Ask for one window more. One that was cut short, by an error or a timeout of the
@@ -665,6 +676,8 @@ async def _all_of(reader: Rows[T]) -> list[T]:
         while True:
             rows.append(await anext(reader))
             rows += reader.take_ready()
+            if reader.is_through():
+                return rows
     except StopAsyncIteration:
         return rows
     except BaseException as error:

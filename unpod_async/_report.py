@@ -23,14 +23,18 @@ class Expected(Struct):
         if self.count_first is None:
             self.count_first = self.min = self.max = count
         self.count_last = count
-        self.min = min(count, self.min if self.min is not None else count)
-        self.max = max(count, self.max if self.max is not None else count)
+        if self.min is None or count < self.min:
+            self.min = count
+        if self.max is None or count > self.max:
+            self.max = count
 
     def add(self, other: Expected) -> None:
         """Take another list's counts into this total."""
-        for name in self.__struct_fields__:
-            if (count := getattr(other, name)) is not None:
-                setattr(self, name, (getattr(self, name) or 0) + count)
+        if other.count_first is not None:
+            self.count_first = (self.count_first or 0) + other.count_first
+            self.count_last = (self.count_last or 0) + (other.count_last or 0)
+            self.min = (self.min or 0) + (other.min or 0)
+            self.max = (self.max or 0) + (other.max or 0)
 
 
 class Drift(Struct):
@@ -78,8 +82,12 @@ class Report(Struct):
 
     def add(self, other: Report) -> None:
         """Take another list's receipt into this total; `verified` is left to the caller."""
-        for name in ("seen", "duplicates", "conflicts", "foreign", "windows", "extra_requests"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.seen += other.seen
+        self.duplicates += other.duplicates
+        self.conflicts += other.conflicts
+        self.foreign += other.foreign
+        self.windows += other.windows
+        self.extra_requests += other.extra_requests
         self.expected.add(other.expected)
         self.invalid += other.invalid
         self.unreadable += other.unreadable

@@ -20,6 +20,7 @@ import anyio
 from yarl import URL
 
 from ._gate import Gate
+from ._patience import Patience
 from ._protocol import (
     MAX_BODY,
     Request,
@@ -159,7 +160,10 @@ class Transport:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
         self._under_way: dict[object, asyncio.Task[Any]] = {}
-        self._timeout = self._timeout_of(policy.attempt_timeout)
+        # Of aiohttp's timers only this one: the others would be set anew with each read.
+        self._timeout = aiohttp.ClientTimeout(
+            total=None, connect=None, sock_read=None, sock_connect=policy.connect_timeout
+        )
 
     # -- life -----------------------------------------------------------------------
 
@@ -339,26 +343,29 @@ class Transport:
                 return Failure(RequestTimeout("the token callable took too long"), Kind.NEVER)
         session, _ = self._usable()  # it may have been closed in the meantime
         self._stats.requests += 1
+        error: UnpodError | None = None
         seconds = self._time_for_an_attempt(ends)
-        whole = seconds == self._policy.attempt_timeout
         try:
-            answer = await session.get(
-                self._url(request),
-                headers=self._credentials.headers(secret),
-                timeout=self._timeout if whole else self._timeout_of(seconds),
-                allow_redirects=False,
-            )
-            response = await _read(answer)
-            self._stats.bytes += len(response.body)
-            if response.status == 200:
-                self._heed(response)
-                return inflate(response).body
-            error = error_for(request, response, secret=secret)
-            assert error is not None
+            with Patience(quiet=self._policy.read_timeout, whole=seconds) as patience:
+                answer = await session.get(
+                    self._url(request),
+                    headers=self._credentials.headers(secret),
+                    timeout=self._timeout,
+                    allow_redirects=False,
+                )
+                response = await _read(answer, patience)
+                self._stats.bytes += len(response.body)
+                if response.status == 200:
+                    self._heed(response)
+                    return inflate(response).body
+                error = error_for(request, response, secret=secret)
         except UnpodError as damage:
             return Failure(damage, _kind_of_body(damage))
         except (aiohttp.ClientError, OSError, ValueError) as cause:
             return translate(cause)
+        if error is None:
+            late = RequestTimeout(_QUIET if patience.lost == "quiet" else _WHOLE)
+            return Failure(late, Kind.TRANSIENT)
         if isinstance(error, AuthenticationError):
             self._credentials.refused(secret)
         return Failure(error, kind_of_answer(error))
@@ -370,16 +377,8 @@ class Transport:
             if 0 < wait <= self._policy.max_retry_after:
                 self._usable()[1].pause(wait * (1 + 0.1 * self._rng()))
 
-    def _timeout_of(self, seconds: float) -> aiohttp.ClientTimeout:
-        return aiohttp.ClientTimeout(
-            total=seconds,
-            sock_connect=self._policy.connect_timeout,
-            sock_read=self._policy.read_timeout,
-        )
-
     def _time_for_an_attempt(self, ends: float) -> float:
-        # Not 0, which aiohttp takes as no limit.
-        return max(0.001, min(self._policy.attempt_timeout, ends - self._clock()))
+        return max(0.0, min(self._policy.attempt_timeout, ends - self._clock()))
 
     def _url(self, request: Request) -> URL:
         return URL.build(
@@ -398,7 +397,7 @@ def _running_loop() -> asyncio.AbstractEventLoop:
         raise ConfigurationError("this client runs under asyncio only") from None
 
 
-async def _read(answer: aiohttp.ClientResponse) -> Response:
+async def _read(answer: aiohttp.ClientResponse, patience: Patience) -> Response:
     """The whole answer, never more of it than the caps allow. Whatever goes wrong, its
     connection is not used again."""
     try:
@@ -412,6 +411,7 @@ async def _read(answer: aiohttp.ClientResponse) -> Response:
         chunks: list[bytes] = []
         size = 0
         while chunk := await answer.content.readany():
+            patience.heard()
             size += len(chunk)
             if size > cap:
                 raise ResponseTooLarge(f"the answer is larger than {cap} bytes")
@@ -441,6 +441,9 @@ def _outcome(error: UnpodError) -> int | str:
 
 
 # -- the one table of exception translations, most special first -------------------------
+
+_QUIET = "the server sent nothing for too long"
+_WHOLE = "the attempt took too long"
 
 # What a broken connection is to aiohttp: a ClientOSError with one of these numbers.
 _RESET = {errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED}
@@ -519,8 +522,8 @@ _TRANSLATIONS: tuple[
     (aiohttp.ClientConnectorDNSError, _dns),
     ((aiohttp.ClientSSLError, aiohttp.ServerFingerprintMismatch, ssl.SSLError), _tls),
     (aiohttp.ConnectionTimeoutError, _late("the connection took too long to make")),
-    (aiohttp.SocketTimeoutError, _late("the server sent nothing for too long")),
-    (TimeoutError, _late("the attempt took too long")),
+    (aiohttp.SocketTimeoutError, _late(_QUIET)),
+    (TimeoutError, _late(_WHOLE)),
     (aiohttp.ClientConnectorError, _refused),
     (
         aiohttp.ServerDisconnectedError,

@@ -80,6 +80,34 @@ class ChainWalk(Generic[T]):
     """Plans one walk over one list. `size` is the largest page to ask for, `lanes` how
     many windows may be under way at once."""
 
+    done = False
+    outage = False  # nothing answers any more: raise the last error
+    _frontier = 0  # offset behind the last proven row, as of the last answer absorbed
+    _tick = 0  # logical time of questions and answers
+    _absorbed = 0  # … of the last answer absorbed
+    _extensions = 0  # answers that brought new rows
+    _stalled = 0  # answers in a row that brought none
+    _back = 0  # how far behind the frontier the last bridge was laid
+    _counted = 0  # the first count that this walk (or this leg of it) was told
+    _beyond = 0  # how far the list reaches where the count says that it does not
+    _restarts = 0
+    _empties = 0
+    _shorts = 0  # short answers in a row below their own count
+    _longest = 0
+    _confirming = False
+    _head: _Head[T] | None = None
+    _listed: int | None = None  # rows handed on when the chain had reached the end
+    _narrow = 0  # the largest window to try near a bad row; 0: none is near
+    _floor = 0  # no window may start above this offset: it would hold the bad row
+    _crossing: Crossing[T] | None = None
+    _stepped = False  # rows were read one by one: no answer joins them
+    _allowance = 0  # requests beyond the budget that bad rows are worth
+    _allowed_for = 0  # … so far
+    _barren = 0  # crossings since one named a bad row
+    _chaining = True
+    _doubt: str | None = None  # the first reason why this walk proves nothing
+    _relink: Relink | None = None
+
     def __init__(
         self,
         *,
@@ -89,41 +117,15 @@ class ChainWalk(Generic[T]):
         resume: WalkState | None = None,
     ) -> None:
         self.report = Report()
-        self.done = False
-        self.outage = False  # nothing answers any more: raise the last error
         self._size = size
         self._lanes = lanes
         self._memory = memory if memory is not None else ServerMemory()
         self._overlap = 2 if lanes == 1 else max(2, size * 3 // 100)
         self._slots: deque[_Slot[T]] = deque()
         self._seen: Seen[T] = Seen(max(RECENT, min(size, MANY) * (lanes + HELD + 2)))
-        self._frontier = 0  # offset behind the last proven row, as of the last answer absorbed
-        self._tick = 0  # logical time of questions and answers
-        self._absorbed = 0  # … of the last answer absorbed
-        self._extensions = 0  # answers that brought new rows
-        self._stalled = 0  # answers in a row that brought none
-        self._back = 0  # how far behind the frontier the last bridge was laid
-        self._counted = 0  # the first count that this walk (or this leg of it) was told
-        self._beyond = 0  # how far the list reaches where the count says that it does not
-        self._restarts = 0
-        self._empties = 0
-        self._shorts = 0  # short answers in a row below their own count
-        self._longest = 0
         self._invalid: set[tuple[int, bytes]] = set()
-        self._confirming = False
-        self._head: _Head[T] | None = None
-        self._listed: int | None = None  # rows handed on when the chain had reached the end
-        self._narrow = 0  # the largest window to try near a bad row; 0: none is near
-        self._floor = 0  # no window may start above this offset: it would hold the bad row
-        self._crossing: Crossing[T] | None = None
-        self._stepped = False  # rows were read one by one: no answer joins them
-        self._allowance = 0  # requests beyond the budget that bad rows are worth
-        self._allowed_for = self._barren = 0  # … so far; crossings since one was named
-        self._chaining = True
-        self._doubt: str | None = None  # the first reason why this walk proves nothing
         if size < MIN_PROVABLE:
             self._stop_chaining(f"pages of {size} rows are too small to prove by")
-        self._relink: Relink | None = None
         if resume is not None and resume.handed:
             self._resume(resume)
 
