@@ -38,8 +38,8 @@ OURS = {
     "_patience": "",
     "_transport": "_gate _patience _protocol _retry _secrets _stats _version errors",
     "_fanout": "",
-    "_paging": "_checkpoint _fanout _pages _protocol _report _retry _stats _walk _windows errors "
-    "models",
+    "_paging": "_checkpoint _fanout _pages _protocol _report _retry _secrets _stats _walk _windows "
+    "errors models",
     "_client": "_pages _paging _protocol _report _retry _secrets _stats _transport _windows errors "
     "models",
     "export": "_fanout errors models",

@@ -766,3 +766,52 @@ async def test_a_finished_walk_taken_up_again_keeps_its_doubts() -> None:
             assert [task async for task in again] == []
         assert not again.report.verified
         assert again.report.reason == walk.report.reason
+
+
+# -- only some fields -------------------------------------------------------------------
+
+
+async def test_every_list_decodes_only_what_is_named(
+    client: UnpodClient, space: SpaceHandle
+) -> None:
+    whole = await space.tasks().collect()
+    few = await space.tasks(fields=("status", "created_at")).collect()
+    assert [(task.task_id, task.status) for task in few] == [
+        (task.task_id, task.status) for task in whole
+    ]
+    assert few[0].created_at == whole[0].created_at
+    assert {task.output for task in few} == {None}
+    run = (await space.runs(fields=["status"]).collect(limit=1))[0]
+    assert (run.created, bool(run.status)) == (None, True)
+    async with space.run_tasks(fields=("status",)) as stream:
+        read = [task async for _, tasks in stream for task in tasks]
+    assert {task.task_id for task in read} == {task.task_id for task in whole}
+    assert {task.input for task in read} == {None}
+    assert {space.name for space in await client.spaces(fields=["slug"]).collect()} == {None}
+
+
+async def test_a_walk_over_some_fields_is_proved_and_resumed_as_any(space: SpaceHandle) -> None:
+    tasks = space.tasks(fields=("status",), page_size=50)
+    rows = []
+    async with tasks.walk() as first:
+        async for task in first:
+            rows.append(task.task_id)
+            if len(rows) == 70:
+                break
+        place = first.checkpoint()
+    async with tasks.walk(resume=place) as second:
+        rows += [task.task_id async for task in second]
+    assert rows == [task.task_id for task in await space.tasks().collect()]
+    assert second.report.verified
+
+
+@pytest.mark.parametrize("fields", ["status", [], ["no_such"], [7], ("status", None), ["_status"]])
+async def test_fields_that_a_row_has_not_are_refused(space: SpaceHandle, fields: Any) -> None:
+    for make in (space.tasks, space.runs, space.run("R1").tasks, space.run_tasks):
+        with pytest.raises(ConfigurationError, match="^fields"):
+            make(fields=fields)
+
+
+async def test_raw_rows_are_whole(space: SpaceHandle) -> None:
+    with pytest.raises(ConfigurationError, match="fields"):
+        space.tasks(fields=("status",)).raw()

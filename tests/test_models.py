@@ -792,3 +792,66 @@ def test_arbitrary_bytes_are_an_envelope_error_or_rows(noise: bytes, at: int) ->
             except EnvelopeError:
                 continue
             assert decoded.length == len(decoded.items) + len(decoded.invalid)
+
+
+# -- only some fields
+
+
+@pytest.mark.parametrize(("kind", "body"), ENVELOPES)
+def test_only_the_named_fields_are_decoded(kind: RowKind[Any], body: Any) -> None:
+    sent = json.dumps(body).encode()
+    whole = kind.decode(sent)
+    part = kind.only(frozenset({"status", "created_at"})).decode(sent)
+    assert (part.ids, part.count, part.length) == (whole.ids, whole.count, whole.length)
+    assert (part.space_ids, part.run_ids) == (whole.space_ids, whole.run_ids)
+    for few, all_ in zip(part.items, whole.items, strict=True):
+        assert isinstance(few, type(all_) if type(all_) in (Task, Run) else (Task, Run))
+        assert (few.status, few.created, few.created_at) == (
+            all_.status,
+            all_.created,
+            all_.created_at,
+        )
+        assert (few.run_id, few.space_id) == (all_.run_id, all_.space_id)
+        assert few.modified is few.user is few.internal_id is None
+        assert repr(few) == repr(all_)
+
+
+def test_a_view_brings_the_parts_that_it_reads() -> None:
+    sent = json.dumps(
+        {"data": [{"task_id": "T1", "input": {"name": "Asha"}, "output": {"call_id": "c"}, "x": 1}]}
+    ).encode()
+    (task,) = TASKS.only(frozenset({"call", "contact"})).decode(sent).items
+    assert (task.call.id, task.contact.name, task.status) == ("c", "Asha", None)
+    (task,) = TASKS.only(frozenset({"objective"})).decode(sent).items
+    assert (task.call, task.input, task.output) == (Call(), None, None)
+
+
+def test_an_odd_row_has_no_more_than_the_named_fields() -> None:
+    sent = b'{"data":[{"task_id":7,"status":"ok","user":[1],"created":{"$date":1}}]}'
+    (task,) = TASKS.only(frozenset({"status"})).decode(sent).items
+    assert (task.task_id, task.status, task.user, task.created, task.extra) == (
+        "7",
+        "ok",
+        None,
+        None,
+        {},
+    )
+    assert json.loads(task.to_json()) == {"task_id": "7", "status": "ok"}
+
+
+def test_a_row_of_some_fields_can_be_copied_and_pickled() -> None:
+    sent = b'{"data":[{"task_id":"T1","status":"ok","input":{"name":"Asha"}}]}'
+    (task,) = TASKS.only(frozenset({"status", "input"})).decode(sent).items
+    for again in (copy.copy(task), copy.deepcopy(task), pickle.loads(pickle.dumps(task))):
+        assert again == task
+        assert again.input == {"name": "Asha"}
+
+
+def test_every_public_name_of_a_row_can_be_asked_for() -> None:
+    for kind in (TASKS, RUNS, SPACES, ORGANIZATIONS):
+        names = [name for name, value in vars(kind.type).items() if hasattr(value, "slot")]
+        for name in (*names, kind.identity):
+            assert kind.only(frozenset({name})).decode(b'{"data":[]}').items == []
+    for name in ("", "nothing", "_status", "to_json", "extra"):
+        with pytest.raises(ValueError, match=f"^{name}$"):
+            TASKS.only(frozenset({name}))

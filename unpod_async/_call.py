@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, NamedTuple, cast
 
 import msgspec
-from msgspec import Raw, Struct, UnsetType
+from msgspec import Raw, Struct, UnsetType, field
 
 # Whatever hostile JSON may make msgspec or the standard library throw.
 BROKEN = (msgspec.MsgspecError, ValueError, OverflowError, RecursionError, MemoryError)
@@ -35,13 +35,44 @@ class Discreet:
         return f"{type(self).__name__.removeprefix('_Odd')}({inside})"
 
 
-class Turn(Discreet, Struct, frozen=True, gc=False):
-    """One thing said: who, what, and when (aware UTC) if the server sent a time."""
+class Turn(Discreet, Struct, frozen=True, gc=False, eq=False):
+    """One thing said: `role`, `text`, and `at` (aware UTC) if the server sent a time.
+
+    It holds what the server sent, each value made usable when it is touched: a transcript costs
+    little until it is read.
+    """
 
     shown: ClassVar[tuple[str, ...]] = ("at",)
-    role: str
-    text: str
-    at: datetime | None = None
+    _role: Any = field(name="role", default=None)
+    _text: Any = field(name="content", default=None)
+    _at: Any = field(name="timestamp", default=None)
+    _message: Any = field(name="message", default=None)
+    _time: Any = field(name="time", default=None)
+    _seconds: Any = field(name="secondsFromStart", default=None)
+
+    @property
+    def role(self) -> str:
+        return role(self._role)
+
+    @property
+    def text(self) -> str:
+        return words(self._text) or words(self._message) or ""
+
+    @property
+    def at(self) -> datetime | None:
+        if type(self._at) is datetime:
+            return self._at
+        sent = None if self._at is None else moment(self._at)
+        return moment(self._time) if sent is None and self._time is not None else sent
+
+    def _all(self) -> tuple[Any, ...]:
+        return self.role, self.text, self.at
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Turn) and self._all() == other._all()
+
+    def __hash__(self) -> int:
+        return hash(self._all())
 
 
 class Contact(Discreet, Struct, frozen=True, gc=False, kw_only=True):
@@ -311,19 +342,19 @@ def _columns(prefix: str) -> list[Column]:
     return [column for column in COLUMNS if re.fullmatch(re.escape(prefix) + r"\w*", column.name)]
 
 
-_SAID: Any = _struct(
-    "Said", _tree(s for c in _columns("call.transcript[].") for s in c.sources), {}
-)
-_TURNS = list[_SAID | _SCALAR | list[Any]] | dict[str, Any] | _SCALAR
+_TURNS = list[Turn | _SCALAR | list[Any]] | dict[str, Any] | _SCALAR
 
 
 def _part(cls: type[Struct]) -> Callable[[Raw | UnsetType], Any]:
-    """A decoder of one part of a row; None if it is absent, null or no readable object."""
-    decode = msgspec.json.Decoder(cls | None).decode
+    """A decoder of one part of a row, which leaves what it has decoded as it is; all None if
+    it is absent, null or no readable object."""
+    decode, empty = msgspec.json.Decoder(cls).decode, cls()
 
-    def part(raw: Raw | UnsetType) -> Any:
+    def part(raw: Any) -> Any:
+        if type(raw) is cls:
+            return raw
         if not isinstance(raw, Raw):
-            return None
+            return empty
         try:
             return decode(raw)
         except BROKEN:
@@ -331,7 +362,7 @@ def _part(cls: type[Struct]) -> Callable[[Raw | UnsetType], Any]:
         try:  # 1e999 is JSON, yet msgspec refuses the number
             return msgspec.convert(json.loads(bytes(raw)), cls)
         except BROKEN:
-            return None
+            return empty
 
     return part
 
@@ -347,12 +378,13 @@ def _reader(prefix: str, *roots: str) -> Callable[..., dict[str, Any]]:
     lines = [f"def read({', '.join(roots)}):"]
     for root in roots:
         cls = _struct(root, tree[root], {"transcript": _TURNS, "messages": _TURNS})
-        names[f"part_{root}"] = _part(cls)
-        lines.append(f" {root} = part_{root}({root})")
-        lines += _objects(root, tree[root], cls, names)
+        names |= {f"part_{root}": _part(cls), f"is_{root}": cls, f"no_{root}": cls()}
+    lines += _objects(roots[0], tree[roots[0]], names[f"is_{roots[0]}"], names)
     lines.append(f" if {roots[0]} == no_{roots[0]}: return {{}}")
     lines.append(" return {")
-    lines += [f"  {column.name.rpartition('.')[2]!r}: {_first(column)}," for column in columns]
+    lines += [
+        f"  {column.name.rpartition('.')[2]!r}: {_first(column, roots[0])}," for column in columns
+    ]
     lines.append(" }")
     exec("\n".join(lines), names)
     return cast("Callable[..., dict[str, Any]]", names["read"])
@@ -361,20 +393,25 @@ def _reader(prefix: str, *roots: str) -> Callable[..., dict[str, Any]]:
 def _objects(path: str, tree: _Tree, cls: type[Struct], names: dict[str, Any]) -> Iterator[str]:
     """A variable for each object on the way to a source, the empty object if there is none."""
     names |= {f"is_{path}": cls, f"no_{path}": cls()}
-    yield f" if type({path}) is not is_{path}: {path} = no_{path}"
-    for field in msgspec.structs.fields(cls):
-        if tree[field.name]:
-            inner = next(t for t in field.type.__args__ if hasattr(t, "__struct_fields__"))
-            yield f" {path}_{field.name} = {path}.{field.name}"
-            yield from _objects(f"{path}_{field.name}", tree[field.name], inner, names)
+    got = f"part_{path}({path})" if f"part_{path}" in names else f"no_{path}"
+    yield f" if type({path}) is not is_{path}: {path} = {got}"
+    for key in msgspec.structs.fields(cls):
+        if tree[key.name]:
+            inner = next(t for t in key.type.__args__ if hasattr(t, "__struct_fields__"))
+            yield f" {path}_{key.name} = {path}.{key.name}"
+            yield from _objects(f"{path}_{key.name}", tree[key.name], inner, names)
 
 
-def _first(column: Column) -> str:
-    """An expression: the value of the first source that the rule can use, else None."""
+def _first(column: Column, first: str) -> str:
+    """An expression: the value of the first source that the rule can use, else None. Of the
+    parts only the `first` is decoded by then: another one when it is needed."""
     expression = "None"
     for source in reversed(column.sources):
         path, _, key = source.rpartition(".")
-        got = f"(v := {path.replace('.', '_')}.{key}) is not None"
+        holder = path.replace(".", "_")
+        if path.partition(".")[0] != first:
+            holder = f"({path} := part_{path}({path}))"
+        got = f"(v := {holder}.{key}) is not None"
         used = f"(v := {column.rule.__name__}(v)) is not None"
         expression = f"v if {got} and {used} else {expression}"
     return expression
@@ -393,7 +430,7 @@ def build_call(output: Raw | UnsetType, given: Raw | UnsetType) -> Call:
     started, ended = found["started_at"], found["ended_at"]
     if found["duration"] is None and started and ended and ended >= started:
         found["duration"] = (ended - started).total_seconds()
-    found["transcript"] = tuple(_turns(found["transcript"] or [], started))
+    found["transcript"] = _turns(found["transcript"] or [], started)
     return Call(**found)
 
 
@@ -405,29 +442,33 @@ def read_objective(task: Raw | UnsetType) -> str | None:
     return _read_task(task).get("objective")
 
 
-def _turns(said: str | list[Any], started: datetime | None) -> Iterator[Turn]:
+def _turns(said: str | list[Any], started: datetime | None) -> tuple[Turn, ...]:
     if isinstance(said, str):
-        yield from _cut(said)
-        return
+        return tuple(_cut(said))
+    turns = tuple([item for item in said if type(item) is Turn and _is_plain(item)])
+    return turns if len(turns) == len(said) else tuple(_turns_of_any(said, started))
+
+
+def _is_plain(turn: Turn) -> bool:
+    return turn._seconds is None and type(turn._text) is str and turn._text != ""
+
+
+def _turns_of_any(said: list[Any], started: datetime | None) -> Iterator[Turn]:
     for item in said:
-        if type(item) is not _SAID:
-            if type(item) is str:
-                yield from _cut(item)
-            continue
-        if said_words := words(item.content) or words(item.message):
-            yield Turn(role(item.role), said_words, _said_at(item, started))
+        if type(item) is str:
+            yield from _cut(item)
+        elif type(item) is Turn and item.text:
+            after = amount(item._seconds)
+            if item.at is not None or after is None or started is None:
+                yield item
+            else:
+                yield Turn(item.role, item.text, _later(started, after))
 
 
-def _said_at(item: Any, started: datetime | None) -> datetime | None:
-    at = None
-    if item.timestamp is not None:
-        at = moment(item.timestamp)
-    if at is None and item.time is not None:
-        at = moment(item.time)
-    if at is None and started and (after := amount(item.secondsFromStart)) is not None:
-        with suppress(OverflowError):
-            at = started + timedelta(seconds=after)
-    return at
+def _later(started: datetime, seconds: float) -> datetime | None:
+    with suppress(OverflowError):
+        return started + timedelta(seconds=seconds)
+    return None
 
 
 def _cut(whole: str) -> Iterator[Turn]:

@@ -159,16 +159,27 @@ class UnpodClient:
         """A handle on one space, by its token (a public identifier); nothing is sent."""
         return SpaceHandle(self._source, check_segment("space token", token))
 
-    def spaces(self, *, page_size: int = 200, deadline: float | None = None) -> Listing[Space]:
+    def spaces(
+        self,
+        *,
+        page_size: int = 200,
+        deadline: float | None = None,
+        fields: Iterable[str] | None = None,
+    ) -> Listing[Space]:
         """The organization's spaces. Needs `org_handle`. The vendor documents no paging for
         this list: it is read on while its count says that there is more."""
-        return Listing(self._source, SPACES, _unpaged("spaces/", page_size, deadline))
+        return Listing(self._source, SPACES, _unpaged("spaces/", page_size, deadline, fields))
 
     def organizations(
-        self, *, page_size: int = 200, deadline: float | None = None
+        self,
+        *,
+        page_size: int = 200,
+        deadline: float | None = None,
+        fields: Iterable[str] | None = None,
     ) -> Listing[Organization]:
         """The organizations this token belongs to; paging as for `spaces()`."""
-        return Listing(self._source, ORGANIZATIONS, _unpaged("organizations/", page_size, deadline))
+        options = _unpaged("organizations/", page_size, deadline, fields)
+        return Listing(self._source, ORGANIZATIONS, options)
 
     async def check(self, space: str | None = None) -> Check:
         """Whether the token works, and the space if one is named: one small request.
@@ -225,17 +236,21 @@ class SpaceHandle:
         page_size: int = 200,
         deadline: float | None = None,
         on_invalid: OnInvalid = "report",
+        fields: Iterable[str] | None = None,
     ) -> Listing[Run]:
         """All runs, newest first. (Vendor: "Get All Runs in a Space".)
 
         `page_size` is the most to ask for at once; `deadline` the seconds one page may take,
         retries included; rows without a usable id are reported, or raise `DecodeError`.
+        `fields` names what is wanted of a row (`("status", "created_at")`): nothing else is
+        decoded but its ids, and reads as None.
         """
         options = ListOptions(
             f"spaces/{self.token}/runs/",
             page_size=page_size,
             deadline=_deadline(deadline),
             on_invalid=on_invalid,
+            fields=fields,
         )
         return Listing(self._source, RUNS, options)
 
@@ -252,6 +267,7 @@ class SpaceHandle:
         page_size: int = 200,
         deadline: float | None = None,
         on_invalid: OnInvalid = "report",
+        fields: Iterable[str] | None = None,
     ) -> Listing[Task]:
         """All tasks of all runs, newest first. (Vendor: "Get Tasks by Space Token".)
 
@@ -275,6 +291,7 @@ class SpaceHandle:
             page_size=page_size,
             deadline=_deadline(deadline),
             on_invalid=on_invalid,
+            fields=fields,
         )
         return Listing(self._source, TASKS, options)
 
@@ -287,6 +304,7 @@ class SpaceHandle:
         on_error: OnError = "raise",
         page_size: int = 200,
         deadline: float | None = None,
+        fields: Iterable[str] | None = None,
     ) -> RunTasks[Task]:
         """The tasks of every run, or of the given `runs` (ids or `Run`s), `concurrency` runs
         at once under the client's own limit.
@@ -296,8 +314,11 @@ class SpaceHandle:
         with `on_error="collect"` it goes to `failures` and the others complete.
         """
 
+        names = fields if fields is None or isinstance(fields, str) else tuple(fields)
+        self.tasks(page_size=page_size, deadline=deadline, fields=names)  # wrong ones raise now
+
         def tasks_of(run: Run) -> Listing[Task]:
-            return self.run(run.run_id).tasks(page_size=page_size, deadline=deadline)
+            return self.run(run.run_id).tasks(page_size=page_size, deadline=deadline, fields=names)
 
         return RunTasks(
             self._runs_to_read(runs, deadline),
@@ -363,6 +384,7 @@ class RunHandle:
         page_size: int = 200,
         deadline: float | None = None,
         on_invalid: OnInvalid = "report",
+        fields: Iterable[str] | None = None,
     ) -> Listing[Task]:
         """All tasks of this run, newest first; empty if there is no such run, as the server
         says. (Vendor: "Get Detailed Tasks for a Specific Run".) Options as for `runs()`."""
@@ -371,6 +393,7 @@ class RunHandle:
             page_size=page_size,
             deadline=_deadline(deadline),
             on_invalid=on_invalid,
+            fields=fields,
             run_id=self.run_id,
         )
         return Listing(self._source, TASKS, options)
@@ -430,8 +453,12 @@ def _watched(fetch: Fetch, observer: Observer, telemetry: Telemetry | None) -> F
     return telemetry.watch(fetch, observer)
 
 
-def _unpaged(path: str, page_size: int, deadline: float | None) -> ListOptions:
-    return ListOptions(path, page_size=page_size, deadline=_deadline(deadline), paged=False)
+def _unpaged(
+    path: str, page_size: int, deadline: float | None, fields: Iterable[str] | None
+) -> ListOptions:
+    return ListOptions(
+        path, page_size=page_size, deadline=_deadline(deadline), fields=fields, paged=False
+    )
 
 
 def _deadline(deadline: float | None) -> float | None:

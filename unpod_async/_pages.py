@@ -7,11 +7,12 @@ from __future__ import annotations
 import codecs
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from operator import attrgetter
 from typing import Any, ClassVar, Final, Generic, TypeVar, cast
 
 import msgspec
-from msgspec import UNSET, Raw, Struct
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from ._call import BROKEN, Discreet
 from .models import (
@@ -100,7 +101,7 @@ def _loose(cls: type[S], row: bytes) -> S:
         elif key in keys:
             with suppress(*BROKEN):
                 fields[slot] = _SCALAR.decode(keys[key])
-    identity = _identity(cls)
+    identity = next(slot for slot in cls.__struct_fields__ if not slot.startswith("_"))
     fields[identity] = _id(identity, keys.get(identity))
     return cls(**fields)
 
@@ -115,9 +116,37 @@ def _id(name: str, raw: Raw | None) -> str:
     return msgspec.json.decode(sent, type=str)
 
 
-def _identity(cls: type[Struct]) -> str:
-    """The one field that is public itself."""
-    return next(slot for slot in cls.__struct_fields__ if not slot.startswith("_"))
+_SKIPPED = "not decoded: "  # a key that no server sends
+
+
+@lru_cache(maxsize=256)
+def _narrow(cls: type[R], keep: frozenset[str]) -> type[R]:
+    """The row type with all other fields under keys that never come, so that they stay unset."""
+    others = [
+        (slot, UnsetType, msgspec.field(name=_SKIPPED + slot, default=UNSET))
+        for slot in cls.__struct_fields__
+        if slot not in keep
+    ]
+
+    def reduce(self: Any) -> tuple[Any, ...]:
+        return _narrow_row, (cls, keep, {slot: getattr(self, slot) for slot in keep})
+
+    made = msgspec.defstruct(
+        cls.__name__,
+        others,
+        bases=(cls,),
+        module=cls.__module__,
+        namespace={"__doc__": cls.__doc__, "__reduce__": reduce},
+        forbid_unknown_fields=False,
+        gc=False,
+        kw_only=True,
+    )
+    return cast("type[R]", made)
+
+
+def _narrow_row(cls: type[R], keep: frozenset[str], values: dict[str, Any]) -> R:
+    made: R = _narrow(cls, keep)(**values)
+    return made
 
 
 # -- pages
@@ -242,7 +271,7 @@ class RowKind(Generic[R]):
     ) -> None:
         self.name: Final = name
         self.type: Final = type_
-        self.identity: Final = _identity(type_)
+        self.identity: Final = type_._identity()
         slots = {self.identity: Id, **{slot: Scalar for slot in (space, run) if slot}}
         # The same slots as on a row, so that `_page` reads the ids of either.
         self._keys = msgspec.defstruct(
@@ -259,6 +288,19 @@ class RowKind(Generic[R]):
 
     def __repr__(self) -> str:
         return f"<RowKind {self.name}>"
+
+    @lru_cache(maxsize=256)  # noqa: B019
+    def only(self, names: frozenset[str]) -> RowKind[R]:
+        """The same rows with nothing decoded but what these public names read, and what the
+        rows of a list are told apart by. Raises ValueError for a name that a row has not."""
+        keep = {self.identity, self._space, self._run} - {None}
+        for name in sorted(names):
+            if not (slots := self.type._slots_of(name)):
+                raise ValueError(name)
+            keep.update(slots)
+        narrow = _narrow(self.type, frozenset(keep))
+        parts = self._unpin if _PARTS & keep else None
+        return RowKind(self.name, narrow, narrow, space=self._space, run=self._run, unpin=parts)
 
     def decode(self, body: bytes) -> Page[R]:
         """The page's rows as Structs; none of them keeps the page's bytes alive.
@@ -346,7 +388,8 @@ class RowKind(Generic[R]):
         try:
             made = self._row.decode(row)
         except BROKEN:
-            made = _odd(self._odd, row)
+            make = _odd if issubclass(self._odd, _Odd) else _loose
+            made = make(self._odd, row)
         return made, made
 
     def _any_line(self, row: bytes) -> tuple[Any, bytes]:

@@ -6,7 +6,7 @@ Everything here carries out what `_walk` decides.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Generic, Literal, NamedTuple, Self, TypeVar
@@ -21,6 +21,7 @@ from ._pages import EnvelopeError, Page, RowKind
 from ._protocol import Request, check_whole, excerpt
 from ._report import Expected, Report
 from ._retry import is_unreadable
+from ._secrets import safe_text
 from ._stats import NOBODY, Fetch, Operation, Stats, Telemetry
 from ._walk import ChainWalk
 from ._windows import Answer, CountedWalk, ServerMemory, Window
@@ -68,6 +69,7 @@ class ListOptions(NamedTuple):
     deadline: float | None = None
     on_invalid: OnInvalid = "report"
     run_id: str | None = None  # all rows must belong to it
+    fields: Iterable[str] | None = None  # public names, all others stay None
     paged: bool = True  # whether the vendor documents paging for this list
 
 
@@ -88,7 +90,7 @@ class Listing(Generic[T]):
         if options.on_invalid not in ("report", "raise"):
             raise ConfigurationError('on_invalid takes "report" or "raise"')
         self._source = source
-        self._kind = kind
+        self._kind = kind if options.fields is None else _only(kind, options.fields)
         self._options = options
         self._raw = raw
 
@@ -109,7 +111,10 @@ class Listing(Generic[T]):
 
     def raw(self) -> Listing[bytes]:
         """The same list with each row as the server sent it: JSON bytes on one line, number
-        text and repeated keys kept, never through a Struct. The fastest way to export."""
+        text and repeated keys kept, never through a Struct. The fastest way to export. Raises
+        `ConfigurationError` for a list with `fields`."""
+        if self._options.fields is not None:
+            raise ConfigurationError("raw() gives whole rows as sent, it takes no fields")
         return Listing(self._source, self._kind, self._options, raw=True)
 
     def pages(self, *, first: int = 1) -> Pages[T]:
@@ -236,6 +241,17 @@ class Listing(Generic[T]):
 
     def _path(self, window: Window) -> str:
         return self._request(window).target
+
+
+def _only(kind: RowKind[Any], fields: Iterable[str]) -> RowKind[Any]:
+    names = [] if isinstance(fields, str) else list(fields)
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ConfigurationError("fields takes the names of one or more fields of a row")
+    try:
+        return kind.only(frozenset(names))
+    except ValueError as unknown:
+        said = safe_text(unknown, limit=60)
+        raise ConfigurationError(f"fields: a row of {kind.name} has no {said}") from None
 
 
 class Pages(Generic[T]):

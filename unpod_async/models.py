@@ -70,10 +70,11 @@ class Wire(Generic[T]):
     def __init__(self, doc: str, read: Callable[[Any], T], slot: str = "") -> None:
         self.__doc__ = doc
         self._read = read
-        self._slot = slot
+        self.slot = slot
 
     def __set_name__(self, owner: type, name: str) -> None:
-        self._get = attrgetter(self._slot or f"_{name}")
+        self.slot = self.slot or f"_{name}"
+        self._get = attrgetter(self.slot)
 
     @overload
     def __get__(self, obj: None, owner: type) -> Self: ...
@@ -155,6 +156,22 @@ def _wire_name(slot: str) -> str:
 class _Row(Discreet, Struct, gc=False, kw_only=True, forbid_unknown_fields=True, rename=_wire_name):
     """What all rows share."""
 
+    _views: ClassVar[dict[str, tuple[str, ...]]] = {}
+    """Public names that are no `Wire`, and the slots that they read."""
+
+    @classmethod
+    def _slots_of(cls, name: str) -> tuple[str, ...]:
+        """The slots that a public name reads; () if there is no such name."""
+        if name in cls._views:
+            return cls._views[name]
+        wire = vars(cls).get(name)
+        return (wire.slot,) if isinstance(wire, Wire) else (name,) * (name == cls._identity())
+
+    @classmethod
+    def _identity(cls) -> str:
+        """The one field that is public itself."""
+        return next(slot for slot in cls.__struct_fields__ if not slot.startswith("_"))
+
     @property
     def extra(self) -> dict[str, Any]:
         """Top-level keys that this library does not know, decoded; normally empty."""
@@ -217,6 +234,7 @@ class Task(_Row):
     """
 
     shown: ClassVar = ("task_id", "run_id", "status")
+    _views: ClassVar = {"call": ("_output", "_input")}
 
     task_id: Id
     """Unique task identifier (V)."""
