@@ -808,7 +808,7 @@ async def test_a_walk_over_some_fields_is_proved_and_resumed_as_any(space: Space
 @pytest.mark.parametrize("fields", ["status", [], ["no_such"], [7], ("status", None), ["_status"]])
 async def test_fields_that_a_row_has_not_are_refused(space: SpaceHandle, fields: Any) -> None:
     for make in (space.tasks, space.runs, space.run("R1").tasks, space.run_tasks):
-        with pytest.raises(ConfigurationError, match="^fields"):
+        with pytest.raises(ConfigurationError, match=r"^fields"):
             make(fields=fields)
 
 

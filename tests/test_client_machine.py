@@ -313,6 +313,7 @@ class ClientMachine(Platform):
         **world: Any,
     ) -> None:
         self.start(remembered, max_page_size=cap, **world)
+        self.remembered = remembered
         self.provable = cap is None and world["count"] != "null"
         for kind in kinds:
             self.open(kind, size, lanes, own=False)
@@ -434,6 +435,7 @@ class ClientMachine(Platform):
         if reading is not None:
             assert reading.text is not None
             reading.kind, client = "walk", self.client()
+            reading.calm &= len(reading.rows) <= self.remembered  # else it forgot some
             listing = self.space(client).tasks(page_size=size)
             walk = listing.walk(prefetch=lanes, resume=json.loads(reading.text))
             self.do(reading.begin(client, walk))

@@ -53,6 +53,7 @@ def test_the_first_and_the_last_rows_keep_their_ordinals(
 
 def test_a_row_takes_no_more_than_16_bytes() -> None:
     seen: Seen[None] = Seen(1000)
+    seen.expected = 101_000  # as the server's count says
     seen.add([f"T{number:032x}" for number in range(1000)], [None] * 1000)
     tracemalloc.start()
     try:
@@ -62,6 +63,23 @@ def test_a_row_takes_no_more_than_16_bytes() -> None:
     finally:
         tracemalloc.stop()
     assert grown < 100_000 * 16 + 2 * 1500 * 120  # … beside the ids that are kept as they are
+
+
+@pytest.mark.parametrize("expected", [0, 10, 10**12])
+def test_a_wrong_idea_of_the_length_costs_no_row_and_bounded_memory(expected: int) -> None:
+    seen: Seen[None] = Seen(100)
+    seen.expected = expected
+    tracemalloc.start()
+    try:
+        for start in range(0, 30_000, 50):
+            ids = [f"T{number}" for number in range(start, start + 60)]
+            fresh, repeated = seen.add(ids, [None] * 60)
+            assert len(repeated) == (10 if start else 0)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert seen.count == 30_010
+    assert peak < 20 * 2**20
 
 
 @pytest.mark.parametrize("lanes", [1, 8])

@@ -113,6 +113,14 @@ def test_the_proof_costs_little_on_a_long_quiet_list(lanes: int, most: float) ->
     assert outcome.requests <= most * 100
 
 
+@pytest.mark.parametrize("lanes", [1, 4, 16])
+@pytest.mark.parametrize("size", [10, 11, 12, 13, 14, 15])
+def test_small_pages_read_a_quiet_list_whole(size: int, lanes: int) -> None:
+    assert_whole(walk(ModelList(2000, random.Random(1)), size=size, lanes=lanes))
+    # Behind offset 2,520 no page of 5 to 10 rows has a row in common: read on without proof.
+    assert walk(ModelList(3000, random.Random(1)), size=size, lanes=lanes).lost == set()
+
+
 def test_an_empty_list_is_asked_twice_and_never_called_proved() -> None:
     outcome = walk(ModelList(0, random.Random(1)), size=200)
     assert outcome.requests == 2

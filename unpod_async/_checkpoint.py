@@ -45,6 +45,7 @@ class WalkState(Struct, kw_only=True, forbid_unknown_fields=True):
     expected: Expected
     doubt: str | None
     missing: bool
+    restarted: bool = False  # old rows stand below newer ones
 
 
 class Checkpoint(Struct, kw_only=True, forbid_unknown_fields=True):

@@ -12,6 +12,7 @@ __all__ = ["Seen"]
 
 T = TypeVar("T")
 
+MANY_HASHES = 2**20  # for so many there may be room before they come
 RECENT_ROWS = 1024  # rows kept to tell a repetition from a conflict
 
 
@@ -20,7 +21,7 @@ class Seen(Generic[T]):
     themselves. After a resume only the rows that a checkpoint names are known.
 
     The ids of the first `recent` rows, and of the last ones, at least so many, are kept as they
-    are. Of those between only a hash of 64 bits is kept, in 10 to 16 bytes a row: they count as
+    are. Of those between only a hash of 64 bits is kept, in 14 bytes a row: they count as
     rows of one place behind the first ones. Two ids of one hash, once in 30 million walks over a
     million rows, look like one row that was sent twice out of order: it costs the proof.
     """
@@ -29,6 +30,7 @@ class Seen(Generic[T]):
         self.count = 0
         self.bottom: str | None = None
         self.whole = True
+        self.expected = 0  # how many rows there may be in all, if somebody has an idea
         self.solid = 0  # from this ordinal on every row is known
         self._recent = recent
         self._first: dict[str, int] = {}
@@ -77,7 +79,7 @@ class Seen(Generic[T]):
         repeated: list[tuple[int, T]] = []
         if len(set(row_ids)) < len(row_ids) or not self._unknown(row_ids):
             row_ids, rows, repeated = self._sort_out(row_ids, rows)
-        if self._far is not None and (known := self._far.add(row_ids)):
+        if self._far is not None and (known := self._far.add(row_ids, self.expected)):
             repeated += [(len(self._first), rows[at]) for at in known]
             row_ids = [row_id for at, row_id in enumerate(row_ids) if at not in known]
             rows = [row for at, row in enumerate(rows) if at not in known]
@@ -113,7 +115,7 @@ class Seen(Generic[T]):
         """The recent rows become old ones."""
         if self._far is None:
             self._far = _Hashes()
-            self._far.add(list(self._new))
+            self._far.add(list(self._new), self.expected)
             self._first = self._new
         self._old, self._new = self._new, {}
 
@@ -141,40 +143,64 @@ class Seen(Generic[T]):
 
 
 class _Hashes:
-    """A set of ids by their hashes: one array with open addressing, half to three quarters
-    full. (A set of Python's takes ten times the memory.)"""
+    """A set of ids by their hashes: arrays with open addressing, at most 4 in 7 of their places
+    taken. The next array is as large as the list may yet be long, so that most lists need one,
+    and none is ever built anew. (A set of Python's takes five times the memory.)"""
 
     def __init__(self) -> None:
+        self._tables: list[array[int]] = []
         self._count = 0
-        self._table = array("q", [0]) * 1024
+        self._room = 0  # how many more the last array takes
 
     def __contains__(self, row_id: str) -> bool:
-        key, table, size = hash(row_id), self._table, len(self._table)
+        return any(_find(table, [hash(row_id)]) for table in self._tables)
+
+    def add(self, row_ids: list[str], expected: int = 0) -> set[int]:
+        """Gives the positions of those that were there already. `expected` is how many there
+        may be in all: a guess, trusted up to a point."""
+        if self._room < len(row_ids):
+            self._extend(len(row_ids), expected)
+        keys = list(map(hash, row_ids))
+        known: set[int] = set()
+        for table in self._tables[:-1]:
+            known |= _find(table, keys)
+        known |= _put(self._tables[-1], keys, known)
+        self._count += len(keys) - len(known)
+        self._room -= len(keys)
+        return known
+
+    def _extend(self, least: int, expected: int) -> None:
+        most = max(MANY_HASHES, 16 * self._count)
+        self._room = max(4096, self._count, least, min(expected - self._count, most))
+        self._tables.append(array("q", [0]) * (self._room * 7 // 4))
+
+
+def _find(table: array[int], keys: list[int]) -> set[int]:
+    """The positions of the keys that are in the table."""
+    size = len(table)
+    known: set[int] = set()
+    for position, key in enumerate(keys):
         at = key % size
         while found := table[at]:
             if found == key:
-                return True
+                known.add(position)
+                break
             at = at + 1 if at + 1 < size else 0
-        return False
+    return known
 
-    def add(self, row_ids: list[str]) -> set[int]:
-        """Gives the positions of those that were there already."""
-        self._count += len(row_ids)
-        if self._count > len(self._table) * 3 // 4:
-            old, self._table = self._table, array("q", [0]) * (self._count * 2)
-            self._put(filter(None, old))
-        return self._put(map(hash, row_ids))
 
-    def _put(self, keys: Iterable[int]) -> set[int]:
-        table, size = self._table, len(self._table)
-        known: set[int] = set()
-        for position, key in enumerate(keys):
-            at = key % size
-            while found := table[at]:
-                if found == key:
-                    known.add(position)
-                    break
-                at = at + 1 if at + 1 < size else 0
-            else:
+def _put(table: array[int], keys: list[int], but: set[int]) -> set[int]:
+    """The same, and put the others there, but for those that are known to be elsewhere."""
+    size = len(table)
+    known: set[int] = set()
+    for position, key in enumerate(keys):
+        at = key % size
+        while found := table[at]:
+            if found == key:
+                known.add(position)
+                break
+            at = at + 1 if at + 1 < size else 0
+        else:
+            if position not in but:
                 table[at] = key
-        return known
+    return known

@@ -155,6 +155,7 @@ class ChainWalk(Generic[T]):
             expected=report.expected,
             doubt=self._doubt or self._blemish() or (report.reason if self.done else None),
             missing=report.missing,
+            restarted=self._restarts > 0,
         )
 
     def _resume(self, state: WalkState) -> None:
@@ -168,8 +169,12 @@ class ChainWalk(Generic[T]):
         report.foreign, report.unreadable = state.foreign, state.unreadable
         report.missing = state.missing or state.invalid > 0
         self._allowance = state.windows
+        self._restarts = int(state.restarted)
         self._chaining = True  # even a plain walk must find its place by a known row
-        if state.phase == "rows":
+        if state.restarted and not self._seen.whole and state.phase != "done":
+            # Rows that were handed on first, and are forgotten, may stand anywhere below.
+            self._finish("the list was turned over, it cannot be taken up again", missing=True)
+        elif state.phase == "rows":
             self._relink = Relink(state)
         elif state.phase == "head" and not self._seen.whole:
             # Of the rows born meanwhile some were handed on and are forgotten; none is owed.
@@ -251,7 +256,15 @@ class ChainWalk(Generic[T]):
         size = min(self._size, self._longest)
         if not self._chaining:
             return Window(self._frontier // size + 1, size)
-        return plan(self._frontier, size, max(self._overlap, self._back))
+        if self._back:
+            return plan(self._frontier, size, max(self._overlap, self._back))
+        return self._ahead_of(self._frontier, size)
+
+    def _ahead_of(self, frontier: int, size: int) -> Window:
+        """The window that overlaps the frontier and reaches furthest. Between few small sizes
+        there may be none but with one row in common."""
+        window = plan(frontier, size, self._overlap)
+        return window if window.end > frontier else plan(frontier, size, 1)
 
     def _behind_it_all(self) -> Window:
         """A window over the end of a list that came in one answer: its last row and what
@@ -277,7 +290,7 @@ class ChainWalk(Generic[T]):
             or end >= (self.report.expected.count_last or 0)
         ):
             return None
-        return _Slot(plan(end, min(self._size, self._longest), self._overlap), self._frontier)
+        return _Slot(self._ahead_of(end, min(self._size, self._longest)), self._frontier)
 
     # -- hearing --------------------------------------------------------------------
 
@@ -442,6 +455,7 @@ class ChainWalk(Generic[T]):
 
     def _emit(self, ids: list[str], rows: list[T]) -> list[T]:
         before, doubted = self._seen.count, self._doubt
+        self._seen.expected = self.report.expected.max or 0
         fresh, repeated = self._seen.add(ids, rows)
         if doubted:
             return fresh  # `_known` has counted what is repeated
@@ -655,6 +669,7 @@ class ChainWalk(Generic[T]):
         if self._chaining:
             self._stop_chaining("the server sends rows already seen, whatever the page")
             self._stalled = 0
+            self._slots.clear()  # more of the same
         else:
             received = self._seen.count + self.report.foreign + len(self.report.invalid)
             self._finish(missing=received < (self.report.expected.min or 0))
