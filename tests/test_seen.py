@@ -73,7 +73,7 @@ def test_a_wrong_idea_of_the_length_costs_no_row_and_bounded_memory(expected: in
     try:
         for start in range(0, 30_000, 50):
             ids = [f"T{number}" for number in range(start, start + 60)]
-            fresh, repeated = seen.add(ids, [None] * 60)
+            _, repeated = seen.add(ids, [None] * 60)
             assert len(repeated) == (10 if start else 0)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
