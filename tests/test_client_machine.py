@@ -636,3 +636,21 @@ async def test_a_resumed_walk_that_cannot_find_its_place_repeats_nothing() -> No
         assert not set(rest) & set(taken)
         assert error.report.missing
         assert "checkpoint" in (error.report.reason or "")
+
+
+@pytest.mark.anyio
+async def test_a_resumed_walk_that_began_anew_at_the_top_repeats_nothing() -> None:
+    """All rows handed on were pushed out of sight at once, so the list was read from the top
+    again, and they came by once more. After a resume the first of them are forgotten."""
+    async with Simulator(seed=1, tasks=600) as sim:
+        async with (
+            client_of(sim) as client,
+            client.space(sim.space_token).tasks(page_size=50).walk() as walk,
+        ):
+            taken = [(await anext(walk)).task_id for _ in range(100)]
+            sim.world.insert(900)
+            taken += [(await anext(walk)).task_id for _ in range(1300)]
+            checkpoint = walk.checkpoint()
+        rest, error = await the_rest(sim, checkpoint)
+        assert not set(rest) & set(taken)
+        assert error.report.missing

@@ -45,7 +45,7 @@ class WalkState(Struct, kw_only=True, forbid_unknown_fields=True):
     expected: Expected
     doubt: str | None
     missing: bool
-    restarted: bool = False  # old rows stand below newer ones
+    top: int = 0  # the row that was on top when the walk last began anew; those before stand below
 
 
 class Checkpoint(Struct, kw_only=True, forbid_unknown_fields=True):

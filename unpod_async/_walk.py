@@ -91,6 +91,7 @@ class ChainWalk(Generic[T]):
     _counted = 0  # the first count that this walk (or this leg of it) was told
     _beyond = 0  # how far the list reaches where the count says that it does not
     _restarts = 0
+    _top = 0  # the first row handed on since the last of them
     _empties = 0
     _shorts = 0  # short answers in a row below their own count
     _longest = 0
@@ -155,7 +156,7 @@ class ChainWalk(Generic[T]):
             expected=report.expected,
             doubt=self._doubt or self._blemish() or (report.reason if self.done else None),
             missing=report.missing,
-            restarted=self._restarts > 0,
+            top=self._top if self._top < handed else 0,
         )
 
     def _resume(self, state: WalkState) -> None:
@@ -169,10 +170,10 @@ class ChainWalk(Generic[T]):
         report.foreign, report.unreadable = state.foreign, state.unreadable
         report.missing = state.missing or state.invalid > 0
         self._allowance = state.windows
-        self._restarts = int(state.restarted)
+        self._top = state.top
         self._chaining = True  # even a plain walk must find its place by a known row
-        if state.restarted and not self._seen.whole and state.phase != "done":
-            # Rows that were handed on first, and are forgotten, may stand anywhere below.
+        if state.top >= REMEMBERED and not self._seen.whole and state.phase != "done":
+            # Of the rows handed on first, which may stand anywhere below, some are forgotten.
             self._finish("the list was turned over, it cannot be taken up again", missing=True)
         elif state.phase == "rows":
             self._relink = Relink(state)
@@ -384,6 +385,7 @@ class ChainWalk(Generic[T]):
         sight faster than one page. An answer from the top needs no link, but a walk that
         starts over again and again gets nowhere."""
         self._restarts += 1
+        self._top = self._seen.count
         if not self._seen.whole:
             self._finish("no row that the checkpoint names is there any more", missing=True)
         if self._restarts > RESTARTS and self._chaining:
@@ -659,7 +661,8 @@ class ChainWalk(Generic[T]):
         every old row is known, but those above the first rows of the walk were born since."""
         if self._seen.whole or not known:
             return len(answer.ids)
-        tops = [at for at in known if (self._seen.ordinal(answer.ids[at]) or 0) < REMEMBERED]
+        ordinals = [self._seen.ordinal(answer.ids[at]) or 0 for at in known]
+        tops = [at for at, n in zip(known, ordinals, strict=True) if self._top <= n < REMEMBERED]
         return tops[-1] + 1 if tops else 0
 
     def _stall(self) -> None:
