@@ -67,7 +67,7 @@ def wheel(session: nox.Session) -> str:
     return path.as_uri()
 
 
-def install(session: nox.Session, *groups: str, extras: str = "[cli,otel]") -> None:
+def install(session: nox.Session, *groups: str, extras: str = "[cli,otel,speed]") -> None:
     session.install(f"unpod-async{extras} @ {wheel(session)}", *requirements(*groups))
     # An environment that is used again has the wheel of the last time under the same version.
     session.install("--no-deps", "--force-reinstall", f"unpod-async @ {wheel(session)}")
@@ -130,7 +130,7 @@ def lowest(session: nox.Session) -> None:
     """The lowest versions that we say we work with, on the oldest interpreter."""
     project = PYPROJECT["project"]
     extras = project["optional-dependencies"]
-    direct = [*project["dependencies"], *extras["cli"], *extras["otel"]]
+    direct = [*project["dependencies"], *(one for extra in extras.values() for one in extra)]
     session.install(*requirements("lowest"))
     uv = ("uv", "pip", "install", "--compile-bytecode", "--python", session.virtualenv.location)
     session.run(*uv, "--resolution", "lowest-direct", *direct, *requirements("test"), silent=True)

@@ -25,13 +25,7 @@ REQUEST = (
 
 
 def inflate() -> tuple[str, Inflate]:
-    """The fastest one-shot inflater that is installed, and its name."""
-    try:
-        from zlib_ng import gzip_ng
-
-        return "zlib-ng", gzip_ng.decompress
-    except ImportError:
-        pass
+    """The inflater that the library takes, in one shot, and its name."""
     try:
         from isal import igzip
 

@@ -3,9 +3,9 @@ into bytes or into an error of our tree. No await, no clock."""
 
 from __future__ import annotations
 
+import importlib
 import ipaddress
 import re
-import zlib
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -31,6 +31,12 @@ from .errors import (
     UnexpectedRedirect,
     UnpodError,
 )
+
+zlib: Any  # of the extra `speed`, or else the standard library's, which it is modelled on
+try:
+    zlib = importlib.import_module("isal.isal_zlib")
+except ImportError:
+    zlib = importlib.import_module("zlib")
 
 __all__ = ["Request", "Response", "error_for", "inflate"]
 
@@ -245,7 +251,7 @@ def inflate(response: Response, limit: int = MAX_BODY) -> Response:
 
 
 def _gunzip(data: bytes, limit: int) -> bytes:
-    body = b""
+    body: bytes = b""
     for _ in range(GZIP_MEMBERS):
         inflater = zlib.decompressobj(wbits=31)
         try:
