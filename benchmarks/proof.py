@@ -8,8 +8,8 @@ throughout or with one twice, or gave one that never was; `--seed N` shows that 
 
 Columns: `lost`, `repeated` are rows of verified walks (`repeated`: of every walk over a list that
 keeps its order, unless it was left and had forgotten the row). `fooled` are verified walks that
-lost or repeated a row of a list that reorders itself, which breaks what the proof rests on: every
-answer agreed with a list where rows are born and die. At most one in a hundred walks may be.
+lost or repeated a row of a list that reorders itself, which breaks what the proof rests on: as
+far as the walk remembered, rows were only born and died. At most one in a hundred walks may be.
 `unproved, …` are walks that said themselves that they prove nothing. `requests`: against the
 fewest possible.
 """
