@@ -375,6 +375,7 @@ def _reader(prefix: str, *roots: str) -> Callable[..., dict[str, Any]]:
     columns = _columns(prefix)
     tree = _tree(source for column in columns for source in column.sources)
     names: dict[str, Any] = {column.rule.__name__: column.rule for column in columns}
+    names["nothing"] = _NOTHING
     lines = [f"def read({', '.join(roots)}):"]
     for root in roots:
         cls = _struct(root, tree[root], {"transcript": _TURNS, "messages": _TURNS})
@@ -412,9 +413,16 @@ def _first(column: Column, first: str) -> str:
         if path.partition(".")[0] != first:
             holder = f"({path} := part_{path}({path}))"
         got = f"(v := {holder}.{key}) is not None"
-        used = f"(v := {column.rule.__name__}(v)) is not None"
+        used = f"(v := {_usable(column.rule.__name__)}) is not None"
         expression = f"v if {got} and {used} else {expression}"
     return expression
+
+
+def _usable(rule: str) -> str:
+    """An expression: what the rule makes of `v`; of a usual text without calling it."""
+    if rule != "text":
+        return f"{rule}(v)"
+    return "(v if type(v) is str and v not in nothing and not v.isspace() else text(v))"
 
 
 _read_call = _reader("call.", "output", "input")
@@ -445,12 +453,12 @@ def read_objective(task: Raw | UnsetType) -> str | None:
 def _turns(said: str | list[Any], started: datetime | None) -> tuple[Turn, ...]:
     if isinstance(said, str):
         return tuple(_cut(said))
-    turns = tuple([item for item in said if type(item) is Turn and _is_plain(item)])
-    return turns if len(turns) == len(said) else tuple(_turns_of_any(said, started))
-
-
-def _is_plain(turn: Turn) -> bool:
-    return turn._seconds is None and type(turn._text) is str and turn._text != ""
+    plain = [
+        item
+        for item in said
+        if type(item) is Turn and item._text and item._seconds is None and type(item._text) is str
+    ]
+    return tuple(plain if len(plain) == len(said) else _turns_of_any(said, started))
 
 
 def _turns_of_any(said: list[Any], started: datetime | None) -> Iterator[Turn]:
