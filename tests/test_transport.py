@@ -807,7 +807,7 @@ ZIPPED = gzip.compress(b'{"data":[]}')
     ("headers", "body", "message"),
     [
         ("Content-Encoding: gzip", ZIPPED[:-9], "ends early"),
-        ("Content-Encoding: gzip", b"not gzip", "damaged"),
+        ("Content-Encoding: gzip", b"this is not gzip", "damaged"),
         ("Content-Encoding: gzip", b"", "ends early"),
         ("Content-Encoding: br", b"x", "nobody asked for: br"),
         ("Content-Encoding: gzip, gzip", ZIPPED, "nobody asked for: gzip, gzip"),
