@@ -815,3 +815,17 @@ async def test_fields_that_a_row_has_not_are_refused(space: SpaceHandle, fields:
 async def test_raw_rows_are_whole(space: SpaceHandle) -> None:
     with pytest.raises(ConfigurationError, match="fields"):
         space.tasks(fields=("status",)).raw()
+
+
+async def test_the_receipt_of_all_runs_tells_of_empty_ones() -> None:
+    runs = [{"run_id": f"R{number}", "space_id": "1"} for number in range(3)]
+    rows = [{"task_id": f"T{number}", "run_id": "R1", "space_id": "1"} for number in range(4)]
+    async with (
+        Simulator(rows=rows, run_rows=runs) as sim,
+        client_of(sim) as client,
+        client.space(sim.space_token).run_tasks() as stream,
+    ):
+        read = [task.task_id async for _, tasks in stream for task in tasks]
+    assert len(read) == 4
+    assert stream.report.verified
+    assert stream.report.empty_confirmed == 4  # two runs, each asked twice

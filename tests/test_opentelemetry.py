@@ -444,7 +444,7 @@ def test_a_template_holds_no_id(path: str, template: str) -> None:
     ("report", "verdict"),
     [
         (Report(verified=True, ended="now"), "verified"),
-        (Report(empty_confirmed=2, ended="now"), "empty_confirmed"),
+        (Report(empty_confirmed=2, windows=2, ended="now"), "empty_confirmed"),
         (Report(missing=True, verified=True), "missing"),
         (Report(ended="now"), "unproved"),
         (Report(), "unfinished"),

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from walk_model import Churn, ModelList
+from walk_model import Churn, ModelList, read_on
 
 from unpod_async import BusinessError, ConfigurationError, SpaceHandle, UnpodClient
 from unpod_async._checkpoint import Relink, WalkState
@@ -105,6 +105,18 @@ def test_the_search_for_the_place_does_not_run_after_a_list_that_grows_faster() 
     while relink.missed(1_500 + 20 * asked, 10, relink.window(10, 10).end):
         asked += 1
         assert asked < 1_000, "endless"
+
+
+def test_a_count_without_bounds_makes_no_walk_without_end() -> None:
+    churn = Churn(inserts=8, deletes=8, second_query=True)
+    for seed in range(20):
+        model = ModelList(1000, random.Random(seed), churn, cap=42, count=lambda _: 10**12)
+        _, plan, left = leg(model, None, 200, 30)
+        for _ in range(200):
+            model.change()
+        again: ChainWalk[str] = ChainWalk(size=200, lanes=8, resume=plan.state(left))
+        read_on(again, model, lanes=8, max_requests=3_000)
+        assert not again.report.verified
 
 
 def test_a_row_that_moved_up_between_two_legs_is_not_lost() -> None:

@@ -77,8 +77,9 @@ class Report(Struct):
 
     @property
     def complete(self) -> bool:
-        """Verified, or an empty list that stayed empty."""
-        return self.verified or (self.empty_confirmed > 0 and not self.missing)
+        """Verified, or an empty list that stayed empty: all that was asked came empty."""
+        empty = 0 < self.empty_confirmed == self.windows
+        return self.verified or (empty and not self.missing)
 
     def add(self, other: Report) -> None:
         """Take another list's receipt into this total; `verified` is left to the caller."""
@@ -88,6 +89,7 @@ class Report(Struct):
         self.foreign += other.foreign
         self.windows += other.windows
         self.extra_requests += other.extra_requests
+        self.empty_confirmed += other.empty_confirmed
         self.expected.add(other.expected)
         self.invalid += other.invalid
         self.unreadable += other.unreadable

@@ -39,6 +39,7 @@ TAIL_LOOKS = 8  # looks behind a short answer that lies below its own count
 HEAD_WINDOWS = 64  # windows to find the way from the new head back to known rows
 BARREN = 16  # crossings in a row, none of which meets a bad row, that are worth more requests
 PER_ROW = 4  # requests that bad rows are worth at most, for each row of the list
+FURTHER = 10  # times as many rows as were reached may be believed to follow
 JOINT = 4  # known rows in one piece that join the new head to the list as it was
 RECENT = 4096  # rows whose ids are kept, at least; and as many as may be under way at once
 MANY = 10_000  # … if a page has no more rows than this
@@ -89,6 +90,7 @@ class ChainWalk(Generic[T]):
     _stalled = 0  # answers in a row that brought none
     _back = 0  # how far behind the frontier the last bridge was laid
     _counted = 0  # the first count that this walk (or this leg of it) was told
+    _reached = 0  # as far as any answer held rows
     _beyond = 0  # how far the list reaches where the count says that it does not
     _restarts = 0
     _top = 0  # the first row handed on since the last of them
@@ -251,7 +253,8 @@ class ChainWalk(Generic[T]):
         if self._confirming:
             return self._behind_it_all()
         grown = self._frontier <= self._longest < (self.report.expected.count_last or 0)
-        if not self._longest or (self._longest < self._size and (grown or self._shorts == 1)):
+        again = self._chaining and self._longest < self._size and (grown or self._shorts == 1)
+        if again or not self._longest:
             return Window(1, self._size)  # the first, and once more if it came short
         # Never more than was once sent: of a capped page, the offset would not be ours.
         size = min(self._size, self._longest)
@@ -330,6 +333,8 @@ class ChainWalk(Generic[T]):
 
     def _note(self, window: Window, answer: Answer[T]) -> None:
         self._longest = max(self._longest, answer.length)
+        if answer.length:
+            self._reached = max(self._reached, window.start + answer.length)
         self._memory.longest = max(self._memory.longest, answer.length)
         for row in answer.invalid:  # overlapping windows show the same one twice
             if (place := (row.offset, row.row)) not in self._invalid:
@@ -490,7 +495,7 @@ class ChainWalk(Generic[T]):
     def _allow(self, requests: int) -> None:
         """More requests for a bad row; not without end, for a list may move faster than
         single rows can be read."""
-        most = PER_ROW * (100 + max(self._counted, self._beyond))
+        most = PER_ROW * (100 + self._believed())
         requests = min(requests, max(0, most - self._allowed_for))
         self._allowed_for += requests
         self._allowance += requests
@@ -677,10 +682,13 @@ class ChainWalk(Generic[T]):
             received = self._seen.count + self.report.foreign + len(self.report.invalid)
             self._finish(missing=received < (self.report.expected.min or 0))
 
+    def _believed(self) -> int:
+        """How many rows the list may be taken to have. One that grows while it is read owes no
+        more than it held at first; one that counts far more than it shows, little more."""
+        return max(min(self._counted, FURTHER * self._reached), self._beyond)
+
     def _mind_the_budget(self) -> None:
-        # A list that grows while it is read owes no more than it held at first.
-        rows = max(self._counted, self._beyond)
-        budget = 40 + 6 * -(-rows // self._size)
+        budget = 40 + 6 * -(-self._believed() // self._size)
         if self.done or self.report.windows <= budget + self._allowance:
             return
         if self._chaining:
