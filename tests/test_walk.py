@@ -268,6 +268,27 @@ def test_one_page_for_ever_full_of_new_rows_comes_to_an_end(depth: int, lanes: i
     assert not outcome.report.verified
 
 
+@pytest.mark.parametrize("size", [5, 10])
+@pytest.mark.parametrize("lanes", [1, 8])
+def test_a_list_that_grows_for_ever_under_a_count_without_bounds_comes_to_an_end(
+    size: int, lanes: int
+) -> None:
+    model = ModelList(100, random.Random(1), Churn(inserts=size), count=lambda _: 10**12)
+    outcome = walk(model, size=size, lanes=lanes, max_requests=10_000)
+    assert not outcome.report.verified
+
+
+@pytest.mark.parametrize("lanes", [1, 8])
+@pytest.mark.parametrize("size", [5, 50])
+def test_a_count_without_bounds_loses_nothing_of_a_list_that_stands_still(
+    size: int, lanes: int
+) -> None:
+    outcome = walk(
+        ModelList(5_000, random.Random(1), count=lambda _: 10**12), size=size, lanes=lanes
+    )
+    assert outcome.lost == set()
+
+
 @pytest.mark.parametrize("lanes", [1, 4])
 def test_bad_rows_in_a_list_that_moves_faster_than_rows_can_be_read_come_to_an_end(
     lanes: int,

@@ -333,7 +333,7 @@ class ChainWalk(Generic[T]):
 
     def _note(self, window: Window, answer: Answer[T]) -> None:
         self._longest = max(self._longest, answer.length)
-        if answer.length:
+        if answer.length and self._measures():
             self._reached = max(self._reached, window.start + answer.length)
         self._memory.longest = max(self._memory.longest, answer.length)
         for row in answer.invalid:  # overlapping windows show the same one twice
@@ -455,9 +455,8 @@ class ChainWalk(Generic[T]):
         told = self.report.expected
         beyond = self._frontier > (answer.count or 0) + self._size
         still = (told.max or 0) - (told.min or 0) <= self._size
-        able = self._chaining or self._size < MIN_PROVABLE
         new = 2 * len(fresh) > answer.length and fresh[-1] is answer.rows[-1]
-        if able and beyond and still and new:
+        if self._measures() and beyond and still and new:
             self._beyond = max(self._beyond, min(self._frontier, self._seen.count))
 
     def _emit(self, ids: list[str], rows: list[T]) -> list[T]:
@@ -681,6 +680,11 @@ class ChainWalk(Generic[T]):
         else:
             received = self._seen.count + self.report.foreign + len(self.report.invalid)
             self._finish(missing=received < (self.report.expected.min or 0))
+
+    def _measures(self) -> bool:
+        """Whether what is read tells how long the list is, and not how fast it grows."""
+        mostly_new = 4 * self.report.duplicates <= self._seen.count + 400
+        return self._chaining or (self._size < MIN_PROVABLE and mostly_new)
 
     def _believed(self) -> int:
         """How many rows the list may be taken to have. One that grows while it is read owes no
