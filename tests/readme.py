@@ -5,6 +5,7 @@ only says what differs. A part stands between `<!-- generated: NAME -->` and `<!
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 from unpod_async import models
 
 README = Path(__file__).parent.parent / "README.md"
+RESULTS = README.parent / "benchmarks" / "results"
 MARKED = re.compile(r"(?s)(<!-- generated: (\S+) -->\n).*?(<!-- end: \2 -->)")
 COMMANDS = ("tasks", "runs", "spaces", "export", "export tasks", "export runs", "simulate", "demo")
 
@@ -40,7 +42,25 @@ def exit_codes() -> str:
     return "\n".join(["| exit code | meaning |", "|---|---|", *rows, ""])
 
 
+def benchmarks() -> str:
+    """What the last whole run of `nox -s bench` found."""
+    found = json.loads((RESULTS / "bench.json").read_text("utf-8"))
+    lines = [
+        f"Measured on {found['date']}: {found['machine']}, Python {found['python']}.",
+        "",
+        "| ratio of CPU time, medians (W5: of wall time) | measured | aimed at |",
+        "|---|---|---|",
+    ]
+    for row in found["rows"]:
+        if row["value"] is not None and row["target"] is not None:
+            sign = "≥" if row["at_least"] else "≤"
+            value = f"{row['value']['median']:.3g}"
+            lines.append(f"| {row['title']} | {value} | {sign} {row['target']:g} |")
+    return "\n".join([*lines, ""])
+
+
 PARTS: dict[str, Callable[[], str]] = {
+    "benchmarks": benchmarks,
     "call-table": lambda: f"{models.call_table().strip()}\n",
     "cli-help": cli_help,
     "exit-codes": exit_codes,

@@ -59,7 +59,7 @@ class FanOut(Generic[A, B]):
         self._room = anyio.Semaphore(2 * self._lanes, fast_acquire=True)
         self._group: TaskGroup = anyio.create_task_group()
         self._left = self._lanes
-        self._news = anyio.Event()
+        self._awaited: anyio.Event | None = None
         await self._group.__aenter__()
         for _ in range(self._lanes):
             self._group.start_soon(self._lane)
@@ -92,8 +92,8 @@ class FanOut(Generic[A, B]):
                 if self._source_error is not None:
                     raise self._source_error from None
                 raise StopAsyncIteration
-            self._news = anyio.Event()
-            await self._news.wait()
+            self._awaited = anyio.Event()
+            await self._awaited.wait()
         outcome = self._ready.pop(self._given)
         self._given += 1
         self._room.release()
@@ -120,12 +120,17 @@ class FanOut(Generic[A, B]):
                 outcome = await self._outcome(item)
                 self._ready[index if self._ordered else self._come] = outcome
                 self._come += 1
-                self._news.set()
+                self._tell()
                 if outcome.error is not None:
                     await anyio.lowlevel.checkpoint()  # it may be the consumer's last item
         finally:
             self._left -= 1
-            self._news.set()
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._awaited is not None:
+            self._awaited.set()
+            self._awaited = None
 
     async def _outcome(self, item: A) -> Outcome[A, B]:
         try:

@@ -318,8 +318,11 @@ def _is_passable(window: Window, error: UnpodError) -> bool:
 class _Reading(Generic[T]):
     """One walk in progress: the planner, the rows ready to be handed on, the receipt."""
 
-    def __init__(self, listing: Listing[T], plan: ChainWalk[T] | CountedWalk[T]) -> None:
+    def __init__(
+        self, listing: Listing[T], plan: ChainWalk[T] | CountedWalk[T], *, timed: bool = True
+    ) -> None:
         self.listing = listing
+        self._timed = timed
         self.plan = plan
         self.ready: deque[T] = deque()
         self._home = listing.home()
@@ -346,7 +349,7 @@ class _Reading(Generic[T]):
     async def _fetch(self, window: Window) -> bytes:
         if window in self._bodies:
             return self._bodies.pop(window)
-        if self.report.started is None:
+        if self._timed and self.report.started is None:
             self.report.started = _now()
         if window.delay:
             await anyio.sleep(window.delay)
@@ -375,7 +378,7 @@ class _Reading(Generic[T]):
                 raise answer
         else:
             self.ready.extend(self.plan.feed(window, answer))
-        if self.plan.done:
+        if self._timed and self.plan.done:
             self.report.ended = _now()
 
     def check(self) -> None:
@@ -394,8 +397,11 @@ class Rows(Generic[T]):
     """The iterator of a list: fetches a whole page, then gives its rows. It holds no task
     and no connection between two rows, so it may be dropped at any point."""
 
-    def __init__(self, listing: Listing[T], *, limit: int | None = None) -> None:
-        self._reading: _Reading[T] = _Reading(listing, listing.planner(limit=limit))
+    def __init__(
+        self, listing: Listing[T], *, limit: int | None = None, timed: bool = True
+    ) -> None:
+        plan = listing.planner(limit=limit)
+        self._reading: _Reading[T] = _Reading(listing, plan, timed=timed)
         self._ready = self._reading.ready
         self._left = limit
         self._window: Window | None = None  # asked for, not answered yet
@@ -659,7 +665,7 @@ class RunTasks(_Block[Run, "tuple[list[T], Report]"], Generic[T]):
             self.failures.append((run, error))
 
     async def _read(self, run: Run) -> tuple[list[T], Report]:
-        rows = Rows(self._tasks_of(run))
+        rows = Rows(self._tasks_of(run), timed=False)  # the times are those of the whole
         return await _all_of(rows), rows.report
 
     def _note(self, report: Report, what: str) -> None:
