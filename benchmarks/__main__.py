@@ -24,7 +24,7 @@ class Effort(NamedTuple):
 
 
 QUICK = Effort({"W1": 12, "W2": 14, "W3": 10, "W4": 10}, 1, 768, ("QUIET", "TWICE"))
-FULL = Effort({"W1": 24, "W2": 30, "W3": 30, "W4": 24}, 2, 2048, ("BULK", "BIG"))
+FULL = Effort({"W1": 24, "W2": 30, "W3": 30, "W4": 24}, 3, 2048, ("BULK", "BIG"))
 
 
 def main() -> int:

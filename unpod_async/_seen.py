@@ -21,7 +21,7 @@ class Seen(Generic[T]):
     themselves. After a resume only the rows that a checkpoint names are known.
 
     The ids of the first `recent` rows, and of the last ones, at least so many, are kept as they
-    are. Of those between only a hash of 64 bits is kept, in 14 bytes a row: they count as
+    are. Of those between only a hash of 64 bits is kept, in 12 bytes a row: they count as
     rows of one place behind the first ones. Two ids of one hash, once in 30 million walks over a
     million rows, look like one row that was sent twice out of order: it costs the proof.
     """
@@ -143,7 +143,7 @@ class Seen(Generic[T]):
 
 
 class _Hashes:
-    """A set of ids by their hashes: arrays with open addressing, at most 4 in 7 of their places
+    """A set of ids by their hashes: arrays with open addressing, at most two thirds of their places
     taken. The next array is as large as the list may yet be long, so that most lists need one,
     and none is ever built anew. (A set of Python's takes five times the memory.)"""
 
@@ -172,7 +172,7 @@ class _Hashes:
     def _extend(self, least: int, expected: int) -> None:
         most = max(MANY_HASHES, 16 * self._count)
         self._room = max(4096, self._count, least, min(expected - self._count, most))
-        self._tables.append(array("q", [0]) * (self._room * 7 // 4))
+        self._tables.append(array("q", [0]) * (self._room * 3 // 2))
 
 
 def _find(table: array[int], keys: list[int]) -> set[int]:
