@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import anyio
 import pytest
 
-from unpod_async import Limits, SpaceHandle, Task, UnpodClient
+from unpod_async import ConfigurationError, Limits, SpaceHandle, Task, UnpodClient
+from unpod_async._paging import RunTasks
 from unpod_async.simulator import Simulator
 
 pytestmark = pytest.mark.anyio
@@ -205,3 +206,32 @@ async def test_a_slow_consumer_holds_the_readers_back(sim: Simulator, space: Spa
         for _ in range(200):
             await asyncio.sleep(0)
     assert len(sim.requests) <= 4 + 1 + 2 * (1 + 4)
+
+
+async def test_several_workers_may_share_a_fan_out(space: SpaceHandle) -> None:
+    seen: list[str] = []
+
+    async def worker(stream: RunTasks[Task]) -> None:
+        async for _, tasks in stream:
+            seen.extend(task.task_id for task in tasks)
+            await asyncio.sleep(0)
+
+    with anyio.fail_after(20):
+        async with space.run_tasks(concurrency=4) as stream, anyio.create_task_group() as workers:
+            for _ in range(3):
+                workers.start_soon(worker, stream)
+    assert sorted(seen) == sorted([task.task_id async for task in space.tasks()])
+    assert stream.report.verified
+
+
+async def test_a_second_consumer_of_a_walk_is_refused_and_does_not_hang(
+    space: SpaceHandle,
+) -> None:
+    async with space.tasks(page_size=20).walk(prefetch=2) as rows:
+        async with anyio.create_task_group() as consumers:
+            consumers.start_soon(anext, rows)
+            await asyncio.sleep(0)
+            with pytest.raises(ConfigurationError, match="one consumer"):
+                await anext(rows)
+        rest = [task.task_id async for task in rows]
+    assert len(rest) == len(set(rest)) == 299

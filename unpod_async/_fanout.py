@@ -92,7 +92,8 @@ class FanOut(Generic[A, B]):
                 if self._source_error is not None:
                     raise self._source_error from None
                 raise StopAsyncIteration
-            self._awaited = anyio.Event()
+            if self._awaited is None:  # else another consumer waits already
+                self._awaited = anyio.Event()
             await self._awaited.wait()
         outcome = self._ready.pop(self._given)
         self._given += 1

@@ -524,6 +524,7 @@ class Walk(_Block[Window, None], Generic[T]):
         )
         self._reading = reading
         self._ready = reading.ready
+        self._busy = False
         self._outcome: Outcome[Window, None] | None = None  # taken and not heard yet
         self._error: Exception | None = None  # what ended the walk, for who asks again
 
@@ -548,6 +549,9 @@ class Walk(_Block[Window, None], Generic[T]):
         self._check_inside()
         if self._error is not None:
             raise self._error
+        if self._busy:
+            raise ConfigurationError("a walk takes one consumer at a time")
+        self._busy = True
         try:
             await self._fill()
         except StopAsyncIteration:
@@ -555,6 +559,8 @@ class Walk(_Block[Window, None], Generic[T]):
         except Exception as error:
             self._error = error
             raise
+        finally:
+            self._busy = False
 
     async def _fill(self) -> None:
         reading = self._reading
