@@ -71,8 +71,11 @@ class ModelList:
         if churn.stale:
             self.history = [*self.history[-19:], list(self.rows)]
 
-    def _shuffle_ties(self) -> None:
-        for start in range(0, len(self.rows), block := self.churn.ties):
+    def _shuffle_ties(self, window: Window) -> None:
+        """Of the blocks that this query may show; the others nobody sees."""
+        block = self.churn.ties
+        first = max(0, window.start // block - 1) * block
+        for start in range(first, min(len(self.rows), window.end + block), block):
             part = self.rows[start : start + block]
             self.rng.shuffle(part)
             self.rows[start : start + block] = part
@@ -92,7 +95,7 @@ class ModelList:
         """None if the server cannot answer: a bad row is on the page."""
         self.requests += 1
         if self.churn.ties:
-            self._shuffle_ties()
+            self._shuffle_ties(window)
         window = self._taken_for(window)
         self.change()
         if self.rng.random() < self.churn.swallowed:
