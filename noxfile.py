@@ -67,7 +67,7 @@ def wheel(session: nox.Session) -> str:
     return path.as_uri()
 
 
-def install(session: nox.Session, *groups: str, extras: str = "[cli,otel,speed]") -> None:
+def install(session: nox.Session, *groups: str, extras: str = "[all]") -> None:
     session.install(f"unpod-async{extras} @ {wheel(session)}", *requirements(*groups))
     # An environment that is used again has the wheel of the last time under the same version.
     session.install("--no-deps", "--force-reinstall", f"unpod-async @ {wheel(session)}")
@@ -129,7 +129,8 @@ def bare(session: nox.Session) -> None:
 def lowest(session: nox.Session) -> None:
     """The lowest versions that we say we work with, on the oldest interpreter."""
     project = PYPROJECT["project"]
-    extras = project["optional-dependencies"]
+    extras = dict(project["optional-dependencies"])
+    del extras["all"]  # which names this package itself
     direct = [*project["dependencies"], *(one for extra in extras.values() for one in extra)]
     session.install(*requirements("lowest"))
     uv = ("uv", "pip", "install", "--compile-bytecode", "--python", session.virtualenv.location)

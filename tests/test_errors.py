@@ -34,6 +34,7 @@ TREE = {
     "RateLimited": "APIError",
     "ServerError": "APIError",
     "IncompleteWalk": "UnpodError",
+    "ExportError": "UnpodError",
 }
 CLASSES = [getattr(errors, name) for name in TREE]
 FULL: dict[str, Any] = {
@@ -129,6 +130,7 @@ NEXT = {
     "ProtocolError": "error.body",
     "ResponseTooLarge": "page_size=",
     "DecodeError": 'on_invalid="report"',
+    "ExportError": "run the same export again",
     "UnexpectedRedirect": "base_url",
     "BusinessError": "client.spaces()",
     "BadRequest": "org_handle",

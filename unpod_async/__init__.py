@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         ConnectionFailed,
         DeadlineExceeded,
         DecodeError,
+        ExportError,
         IncompleteWalk,
         NotFound,
         PermissionDenied,
@@ -53,7 +54,8 @@ _HOMES = {
     "_stats": "Event Stats",
     "_version": "__version__",
     "errors": "APIError Attempt AuthenticationError BadRequest BusinessError ConfigurationError "
-    "ConnectionFailed DeadlineExceeded DecodeError IncompleteWalk NotFound PermissionDenied "
+    "ConnectionFailed DeadlineExceeded DecodeError ExportError IncompleteWalk NotFound "
+    "PermissionDenied "
     "ProtocolError RateLimited RequestTimeout ResponseTooLarge ServerError TransportError "
     "UnexpectedRedirect UnpodError",
     "models": "Call Contact Organization Run Space Task Turn",
@@ -74,6 +76,7 @@ __all__ = [
     "DeadlineExceeded",
     "DecodeError",
     "Event",
+    "ExportError",
     "IncompleteWalk",
     "InvalidRow",
     "Limits",

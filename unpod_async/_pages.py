@@ -5,6 +5,7 @@ by row where one has an unknown key, an odd type, or no usable id. Pure.
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import lru_cache
@@ -180,6 +181,8 @@ class Page(Discreet, Struct, Generic[T], kw_only=True):
     status_code: int | None = None
     message: str | None = None
     invalid: list[InvalidRow] = []
+    mended: bool = False
+    """Whether it had texts with half a surrogate pair: U+FFFD stands there, but not in `raw()`."""
     space_ids: set[str] = set()
     run_ids: set[str] = set()
 
@@ -254,6 +257,17 @@ def _distinct(slot: str | None, keys: list[Any]) -> set[str]:
 
 def _one_line(row: bytes | Raw) -> bytes:
     return msgspec.json.format(row, indent=-1)
+
+
+# Every escape in turn: a backslash that is escaped itself begins no other.
+_HIGH, _LOW = rb"\\u[dD][89abAB][\da-fA-F]{2}", rb"\\u[dD][c-fC-F][\da-fA-F]{2}"
+_ESCAPE = re.compile(rb"%s%s|(%s|%s)|\\." % (_HIGH, _LOW, _HIGH, _LOW), re.DOTALL)
+
+
+def _mend(body: bytes) -> bytes:
+    """The body with U+FFFD for each half of a surrogate pair, of which no text can be made (it is
+    what a text cut in the middle of an emoji ends with). All bytes stay in their places."""
+    return _ESCAPE.sub(lambda found: b"\\ufffd" if found[1] else found[0], body)
 
 
 class RowKind(Generic[R]):
@@ -364,27 +378,29 @@ class RowKind(Generic[R]):
             run_ids=_distinct(self._run, keys),
         )
 
-    def _one_by_one(self, body: bytes, read: Callable[[bytes], tuple[Any, T]]) -> Page[T]:
-        try:
-            sent = _SPLIT.decode(body)
-        except BROKEN as error:
-            raise EnvelopeError(f"not an envelope with a list of rows: {error}") from None
+    def _one_by_one(self, body: bytes, read: Callable[[bytes, bytes], tuple[Any, T]]) -> Page[T]:
+        sent, mended = _split(body)
+        at = 0
         keys: list[Any] = []
         rows: list[T] = []
         invalid: list[InvalidRow] = []
         for offset, raw in enumerate(sent.data):
             row = bytes(raw)
+            at = mended.index(row, at)
+            as_sent, at = body[at : at + len(row)], at + len(row)
             try:
                 _check_utf8(row)
-                key, made = read(row)
+                key, made = read(row, as_sent)
             except BROKEN as error:
-                invalid.append(InvalidRow(offset, row, str(error) or type(error).__name__))
+                invalid.append(InvalidRow(offset, as_sent, str(error) or type(error).__name__))
             else:
                 keys.append(key)
                 rows.append(made)
-        return self._page(sent, keys, rows, invalid)
+        page = self._page(sent, keys, rows, invalid)
+        page.mended = mended is not body
+        return page
 
-    def _any_row(self, row: bytes) -> tuple[R, R]:
+    def _any_row(self, row: bytes, _: bytes = b"") -> tuple[R, R]:
         try:
             made = self._row.decode(row)
         except BROKEN:
@@ -392,8 +408,28 @@ class RowKind(Generic[R]):
             made = make(self._odd, row)
         return made, made
 
-    def _any_line(self, row: bytes) -> tuple[Any, bytes]:
-        return _loose(self._keys, row), _one_line(row)
+    def _any_line(self, row: bytes, as_sent: bytes) -> tuple[Any, bytes]:
+        line = _one_line(row) if as_sent == row else as_sent.translate(_NO_BREAKS)
+        return _loose(self._keys, row), line
+
+
+_NO_BREAKS = bytes.maketrans(b"\r\n", b"  ")  # none stands inside a JSON string
+
+
+def _split(body: bytes) -> tuple[_Envelope[Raw], bytes]:
+    """The envelope with its rows as they are, and the body that they are parts of: the same, or
+    a mended one. Raises EnvelopeError."""
+    try:
+        return _SPLIT.decode(body), body
+    except BROKEN as error:
+        broken = error
+    mended = _mend(body)
+    try:
+        if mended != body:
+            return _SPLIT.decode(mended), mended
+    except BROKEN as error:
+        broken = error
+    raise EnvelopeError(f"not an envelope with a list of rows: {broken}")
 
 
 TASKS = RowKind("tasks", Task, _OddTask, space="_space_id", run="_run_id", unpin=_unpin)

@@ -19,6 +19,7 @@ __all__ = [
     "ConnectionFailed",
     "DeadlineExceeded",
     "DecodeError",
+    "ExportError",
     "IncompleteWalk",
     "NotFound",
     "PermissionDenied",
@@ -236,3 +237,11 @@ class IncompleteWalk(UnpodError):
         super().__init__(message, **rest)
         self.report = report
         self.items = items
+
+
+class ExportError(UnpodError):
+    """A destination failed: the database, its connection, or a store. What was committed before
+    stays, and the same export goes on from there.
+    """
+
+    _next = "what was written before is safe: mend the destination and run the same export again"
