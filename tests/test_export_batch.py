@@ -93,7 +93,7 @@ def test_when_a_row_settles() -> None:
         (line(**ended), at),
         (line(**ended, output={"post_call_data": {}}), at),
         (line(**ended, output={"post_call_data": {"summary": "x"}}), None),
-        (line(status="failed"), None),
+        (line(status="failed"), None),  # no time is known from which to wait
     ):
         assert row_of(sent)["settles_from"] == expected
 

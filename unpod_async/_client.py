@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self, TypeVar
@@ -331,13 +331,14 @@ class SpaceHandle:
 
     def run_tasks_raw(
         self,
-        runs: Sequence[str | Run] | None = None,
+        runs: Sequence[str | Run] | AsyncIterator[Run] | None = None,
         *,
         concurrency: int = 16,
         page_size: int = 200,
+        ordered: bool = False,
     ) -> RunTasks[bytes]:
         """As `run_tasks()`, each task as the server sent it (see `Listing.raw()`), failures
-        collected: what an export writes."""
+        collected: what an export writes. `runs` may be an iterator, whose end is theirs."""
 
         def tasks_of(run: Run) -> Listing[bytes]:
             return self.run(run.run_id).tasks(page_size=page_size).raw()
@@ -347,7 +348,7 @@ class SpaceHandle:
             tasks_of,
             begin=self._reading_runs,
             concurrency=concurrency,
-            ordered=False,
+            ordered=ordered,
             on_error="collect",
         )
 
@@ -355,12 +356,14 @@ class SpaceHandle:
         return self._source.operation("run_tasks", f"spaces/{self.token}/runs/", report)
 
     def _runs_to_read(
-        self, runs: Sequence[str | Run] | None, deadline: float | None
-    ) -> Rows[Run] | Given:
+        self, runs: Sequence[str | Run] | AsyncIterator[Run] | None, deadline: float | None
+    ) -> Rows[Run] | AsyncIterator[Run]:
         if runs is None:
             return Rows(self.runs(deadline=deadline))
         if isinstance(runs, str):
             raise ConfigurationError("runs takes a list of run ids or Runs")
+        if isinstance(runs, AsyncIterator):
+            return runs
         given = [
             run if isinstance(run, Run) else Run.of(check_segment("run id", run)) for run in runs
         ]

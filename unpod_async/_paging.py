@@ -106,6 +106,16 @@ class Listing(Generic[T]):
     def page_size(self) -> int:
         return self._options.page_size
 
+    @property
+    def query(self) -> str:
+        """The filters, as the query has them."""
+        return self._options.query
+
+    @property
+    def source(self) -> Source:
+        """What it shares with the other lists of its client."""
+        return self._source
+
     def __aiter__(self) -> Rows[T]:
         return Rows(self)
 

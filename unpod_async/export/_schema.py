@@ -16,10 +16,13 @@ import msgspec
 from unpod_async._missing import needs
 from unpod_async.models import Call, Organization, Run, Space, Task, Turn, Wire
 
+from ._batch import IDENTITY, TABLES, TURNS
+
 with needs("arrow", "pyarrow"):
     import pyarrow as pa
 
 __all__ = [
+    "IDENTITY",
     "KEPT",
     "ROWS",
     "TABLES",
@@ -34,13 +37,8 @@ __all__ = [
 Nested = Literal["native", "json"]
 
 TIME = pa.timestamp("us", "UTC")
-TURNS = "transcript_turns"
 ROWS: dict[str, Any] = {"tasks": Task, "runs": Run, "spaces": Space, "organizations": Organization}
 """The tables that have a row for each row of a list."""
-TABLES = {"tasks": ("tasks", TURNS), "runs": ("runs",)}
-"""What an export of tasks or runs fills."""
-IDENTITY = {name: row._identity() for name, row in ROWS.items()} | {TURNS: "task_id"}
-"""The column that tells the rows of a table apart (a turn also has its `index`)."""
 KEPT = ("run_id", "modified_at", "settles_from", "row_hash")
 """Columns that every table of rows has, whatever was asked for: resuming needs them."""
 

@@ -14,6 +14,7 @@ __all__ = ["FileEntry", "Job", "Receipt", "State", "TableEntry", "read_state"]
 VERSION = 1
 
 Kind = Literal["tasks", "runs"]
+Mode = Literal["full", "resumed", "refreshed"]
 
 
 class Job(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -27,6 +28,7 @@ class Job(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """The lists, in the order in which they are read."""
     query: str = ""
     via: Literal["walk", "runs"] = "walk"
+    runs: tuple[str, ...] | None = None
     status: tuple[str, ...] = ()
     since: str | None = None
     columns: tuple[str, ...] | None = None
@@ -53,6 +55,8 @@ class State(Struct, kw_only=True, forbid_unknown_fields=True):
 
     job: Job
     done: bool = False
+    verified: bool = False
+    """Whether all that the target held then was proved, when it was last done."""
     place: dict[str, Any] | None = None
     """Where the source stands: None at its beginning."""
     head: dict[str, list[str]] = field(default_factory=dict)
@@ -107,7 +111,7 @@ class Receipt(Struct, kw_only=True):
 
     tool: str
     job: Job
-    mode: Literal["full", "resumed", "refreshed"] = "full"
+    mode: Mode = "full"
     covers: str = ""
     started: str | None = None
     ended: str | None = None

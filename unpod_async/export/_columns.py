@@ -1,0 +1,216 @@
+"""Rows as columns: the record batches of the tables. Pure.
+
+No dict and no object is made for a row but what the models make: columns are lists, and the
+turns of all transcripts are three flat lists and the offsets between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from itertools import accumulate, chain, pairwise, repeat
+from operator import attrgetter
+from typing import Any
+
+import msgspec
+from msgspec import Raw, Struct
+
+from unpod_async._call import role
+from unpod_async._missing import needs
+from unpod_async.models import _OBJECT, Call, Turn, _as_text, _as_whole
+
+from ._batch import (
+    IDENTITY,
+    TURNS,
+    Batch,
+    evaluation_of,
+    json_text,
+    row_hash,
+    settles_from,
+    task_settles,
+)
+from ._schema import Column, Nested, chosen, schema_of, turn_fields
+
+with needs("arrow", "pyarrow"):
+    import pyarrow as pa
+
+__all__ = ["table_of", "tables_of"]
+
+
+def tables_of(
+    kind: str, items: list[Any], nested: Nested, columns: tuple[str, ...] | None = None
+) -> dict[str, pa.RecordBatch]:
+    """What `Batch.tables` gives."""
+    if kind != "tasks":
+        return {kind: _rows(kind, items, [], None, nested, columns)}
+    calls = [task.call for task in items]
+    turns = _Turns([call.transcript for call in calls])
+    ids = list(map(attrgetter(IDENTITY[kind]), items))
+    rows = _rows(kind, items, calls, turns, nested, columns)
+    return {kind: rows, TURNS: turns.table(ids)}
+
+
+def _rows(
+    kind: str,
+    items: list[Any],
+    calls: list[Call],
+    turns: _Turns | None,
+    nested: Nested,
+    names: tuple[str, ...] | None,
+) -> pa.RecordBatch:
+    columns = chosen(kind, names)
+    schema = schema_of(kind, nested, names)
+    values: dict[str, list[Any]] = {}
+    for column in columns:
+        if column.name == "transcript" and turns is not None:
+            values[column.name] = turns.as_json() if nested == "json" else []
+        elif column.source == "slot":
+            values[column.name] = _slot_values(items, column)
+        elif column.source == "call":
+            values[column.name] = list(map(attrgetter(column.read), calls))
+    values |= _computed(kind, items, calls)
+    values["row_hash"] = _row_hashes(values, columns)
+    arrays = [
+        turns.native()
+        if column.name == "transcript" and turns is not None and nested == "native"
+        else _array(values[column.name], field.type)
+        for column, field in zip(columns, schema, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _computed(kind: str, items: list[Any], calls: list[Call]) -> dict[str, list[Any]]:
+    """The columns that no single slot gives."""
+    values: dict[str, list[Any]] = {"extra": [_extra(item) for item in items]}
+    if kind == "tasks":
+        values["post_call_data"] = evaluations = list(map(evaluation_of, items))
+        values["settles_from"] = list(map(task_settles, items, evaluations, calls))
+    else:
+        values["settles_from"] = list(map(settles_from, items))
+    return values
+
+
+class _Said(Struct, gc=False):
+    """A turn as JSON text has it."""
+
+    role: str
+    text: str
+    at: datetime | None
+
+
+class _Turns:
+    """The turns of some transcripts, one behind the other."""
+
+    def __init__(self, transcripts: list[tuple[Turn, ...]]) -> None:
+        self._lengths = list(map(len, transcripts))
+        self._offsets = list(accumulate(self._lengths, initial=0))
+        turns = list(chain.from_iterable(transcripts))
+        # Past the properties where the usual is there: a call each costs more than all else.
+        self._role = list(map(role, map(attrgetter("_role"), turns)))
+        self._text = [
+            text if type(text) is str and text else turn.text
+            for text, turn in zip(map(attrgetter("_text"), turns), turns, strict=True)
+        ]
+        self._at = [
+            None if at is None and time is None else turn.at
+            for (at, time), turn in zip(map(attrgetter("_at", "_time"), turns), turns, strict=True)
+        ]
+
+    def _arrays(self) -> list[pa.Array]:
+        values = (self._role, self._text, self._at)
+        return [pa.array(v, field.type) for v, field in zip(values, turn_fields(), strict=True)]
+
+    def native(self) -> pa.Array:
+        """A list of structs for each transcript."""
+        structs = pa.StructArray.from_arrays(self._arrays(), fields=turn_fields())
+        type_ = pa.list_(pa.struct(turn_fields()))
+        return pa.ListArray.from_arrays(pa.array(self._offsets, pa.int32()), structs, type=type_)
+
+    def as_json(self) -> list[str | None]:
+        """JSON text for each transcript, None for an empty one."""
+        said = list(map(_Said, self._role, self._text, self._at))
+        return [
+            _SAID.encode(said[first:last]).decode() if first < last else None
+            for first, last in pairwise(self._offsets)
+        ]
+
+    def table(self, ids: list[str]) -> pa.RecordBatch:
+        """A row for each turn."""
+        tasks = chain.from_iterable(map(repeat, ids, self._lengths))
+        index = chain.from_iterable(map(range, self._lengths))
+        arrays = [
+            pa.array(list(tasks), pa.string()),
+            pa.array(list(index), pa.int64()),
+            *self._arrays(),
+        ]
+        return pa.RecordBatch.from_arrays(arrays, schema=schema_of(TURNS, "json"))
+
+
+_SAID = msgspec.json.Encoder()
+
+
+def table_of(kind: str, batches: Iterable[Batch], nested: Nested = "native") -> pa.Table:
+    """The rows of some batches as one Arrow table."""
+    schema = schema_of(kind, nested)
+    return pa.Table.from_batches((batch.tables(nested)[kind] for batch in batches), schema=schema)
+
+
+def _slot_values(items: list[Any], column: Column) -> list[Any]:
+    sent = map(attrgetter(column.read), items)
+    if column.hint in (str, str | None):
+        if column.name == "objective":
+            return [item.objective for item in items]
+        return [value if type(value) is str else _as_text(value) for value in sent]
+    if column.hint == int | None:
+        return [_as_whole(value) for value in sent]
+    if column.hint == datetime | None:
+        return list(map(attrgetter(column.name), items))
+    return [json_text(value) for value in sent]
+
+
+def _extra(item: Any) -> str | None:
+    """Keys that we do not know, and known ones whose value no column could take."""
+    if not hasattr(item, "_row"):  # not one of the odd rows
+        return _oversized(item)
+    kept = {
+        key: raw
+        for key, raw in _OBJECT.decode(item._row).items()
+        if bytes(raw) != b"null" and not _is_held(item, key)
+    }
+    return msgspec.json.encode(kept).decode("utf-8", "replace") if kept else None
+
+
+def _is_held(item: Any, key: str) -> bool:
+    """Whether a public field shows the value of this wire key."""
+    names = dict(zip(item.__struct_encode_fields__, item.__struct_fields__, strict=True))
+    if (slot := names.get(key)) is None:
+        return False
+    value = getattr(item, slot)
+    if isinstance(value, Raw):
+        return True
+    is_count = slot in _COUNTS
+    return value is not msgspec.UNSET and (not is_count or _as_whole(value) is not None)
+
+
+_COUNTS = ("_failure_count", "_retry_attempt", "_batch_count")
+
+
+def _oversized(item: Any) -> str | None:
+    """Of a usual row only a count can be what its column does not take: a word, or too large."""
+    lost = {}
+    for slot in _COUNTS:
+        value = getattr(item, slot, None)
+        if isinstance(value, str | int) and value != "" and _as_whole(value) is None:
+            lost[slot[1:]] = value
+    return msgspec.json.encode(lost).decode() if lost else None
+
+
+def _row_hashes(values: dict[str, list[Any]], columns: Iterable[Column]) -> list[int]:
+    hashed = [values[column.name] for column in columns if column.name != "row_hash"]
+    return list(map(row_hash, zip(*filter(None, hashed), strict=True)))
+
+
+def _array(values: list[Any], type_: pa.DataType) -> pa.Array:
+    storage = type_.storage_type if isinstance(type_, pa.BaseExtensionType) else type_
+    made = pa.array(values, storage)
+    return pa.ExtensionArray.from_storage(type_, made) if storage is not type_ else made

@@ -1,0 +1,489 @@
+"""Where files are: a folder of this machine, or one of an object store (`pyarrow.fs`).
+
+Both give files that appear under their name whole or not at all. On a disk each is on the disk
+before it has its name, and the name before the call returns; no symbolic link is followed, and
+the folder that is worked in is locked. An object store promises what it promises: an object is
+there once it is closed; nothing keeps a second export out.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, Protocol
+from urllib.parse import unquote, urlsplit
+
+from unpod_async._missing import needs
+from unpod_async._secrets import safe_text
+from unpod_async.errors import ConfigurationError, ExportError
+
+__all__ = ["TEMPORARY", "LocalStore", "Output", "Store", "UrlStore", "store_for"]
+
+What = Literal["file", "folder", "symbolic link", "thing of another kind"]
+
+TEMPORARY = re.compile(r"\.unpod-part-[0-9a-f]{16}\.tmp")
+"""The name of a file that is not complete."""
+
+_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
+_BINARY = getattr(os, "O_BINARY", 0)
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | _NOFOLLOW | _BINARY
+_FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | _NOFOLLOW
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+_NO_SYNC = {errno.EINVAL, errno.ENOTSUP}
+_REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
+_STEP = 1 << 20
+
+
+class Output:
+    """A file in the making: bytes go in, their number and sha256 are known. `commit()` gives it
+    its name, or `discard()` removes it. `pyarrow` may write to it, and close it in vain."""
+
+    closed = False
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+        self.bytes = 0
+        self._failure: BaseException | None = None
+
+    @property
+    def sha256(self) -> str:
+        return self._hash.hexdigest()
+
+    def write(self, data: Any) -> int:
+        """After a failure nothing is written any more, and nothing raised: a writer that is
+        closed because of it would only hide the first."""
+        view = memoryview(data).cast("B")
+        if self._failure is None:
+            try:
+                self._put(view)
+            except BaseException as error:
+                self._failure = error
+                raise
+            self._hash.update(view)
+            self.bytes += len(view)
+        return len(view)
+
+    def tell(self) -> int:
+        return self.bytes
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def readable(self) -> bool:
+        return False
+
+    def seekable(self) -> bool:
+        return False
+
+    def writable(self) -> bool:
+        return True
+
+    def commit(self) -> None:
+        """The file is durable under its name. Raises what made it fail."""
+        if self._failure is not None:
+            raise self._failure
+        self._finish()
+
+    def discard(self) -> None:
+        """Remove it; does nothing after `commit()`."""
+        raise NotImplementedError
+
+    def _put(self, view: memoryview) -> None:
+        raise NotImplementedError
+
+    def _finish(self) -> None:
+        raise NotImplementedError
+
+
+class Store(Protocol):
+    """Files below one folder, by names with `/` between the parts. Raises `OSError`, and
+    `ConfigurationError` for a symbolic link and what else the user must change."""
+
+    def take(self) -> None:
+        """The folder to work in: made if it is not there, and locked."""
+
+    def release(self) -> None:
+        """Unlocked, and the folders that were made and are empty removed."""
+
+    def path(self, name: str = "") -> str:
+        """As it may be told."""
+
+    def kind(self, name: str = "") -> What | None:
+        """What is there."""
+
+    def size(self, name: str) -> int | None:
+        """Of a file, None if there is none."""
+
+    def names(self, folder: str) -> list[str]:
+        """All that is in a folder, in order; [] if there is none."""
+
+    def read(self, name: str) -> bytes | None:
+        """A whole small file, None if there is none."""
+
+    def open(self, name: str) -> BinaryIO:
+        """To be read, at any place."""
+
+    def create(self, name: str) -> Output:
+        """A new file, which takes the place of an old one."""
+
+    def move(self, name: str, to: str, *, replace: bool) -> None:
+        """A file gets another name. Raises `FileExistsError` if there is one, unless it may be
+        replaced."""
+
+    def remove(self, name: str) -> None:
+        """A file, if it is there."""
+
+    def remove_folder(self, name: str) -> None:
+        """A folder, if it is there and empty."""
+
+
+@contextmanager
+def written(store: Store, name: str) -> Iterator[Output]:
+    """A new file, durable at the end of the block, or nothing of it."""
+    output = store.create(name)
+    try:
+        yield output
+        output.commit()
+    finally:
+        output.discard()
+
+
+def store_for(folder: str, work: str) -> Store:
+    """The store of a folder, given as a path or an URL; `work` is the folder below it, or "",
+    that is worked in."""
+    if folder.startswith("file://"):
+        return LocalStore(Path(unquote(urlsplit(folder).path)), work)
+    if "://" in folder:
+        return UrlStore(folder, work)
+    return LocalStore(Path(folder), work)
+
+
+# -- a disk
+
+
+class LocalStore:
+    """A folder of this machine."""
+
+    def __init__(self, root: Path, work: str) -> None:
+        self._root, self._work = root, work
+        self._lock: int | None = None
+        self._made: list[Path] = []
+
+    def path(self, name: str = "") -> str:
+        return str(self._root / name)
+
+    def take(self) -> None:
+        folder = self._root / self._work
+        if not folder.parent.is_dir():
+            raise ConfigurationError(f"{folder.parent} is not there, or no folder")
+        if (kind := self.kind(self._work)) not in (None, "folder"):
+            raise ConfigurationError(f"{folder} is a {kind}; it is left alone")
+        while self._lock is None:
+            try:
+                self._make(folder)
+                self._lock = _locked(folder)
+            except OSError as error:
+                if error.errno not in _REFUSALS:
+                    raise
+                raise ConfigurationError(f"{folder}: {error.strerror}") from None
+
+    def _make(self, folder: Path) -> None:
+        with suppress(FileExistsError):
+            os.mkdir(folder, 0o700)
+            self._made.append(folder)
+            _sync(folder.parent)
+
+    def release(self) -> None:
+        made = [*self._made, self._root / self._work] if self._work else self._made
+        for folder in reversed(made):
+            with suppress(OSError):
+                os.rmdir(folder)
+        self._made = []
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            os.close(lock)
+
+    def kind(self, name: str = "") -> What | None:
+        try:
+            mode = os.lstat(self._root / name).st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if stat.S_ISLNK(mode):
+            return "symbolic link"
+        if stat.S_ISDIR(mode):
+            return "folder"
+        return "file" if stat.S_ISREG(mode) else "thing of another kind"
+
+    def size(self, name: str) -> int | None:
+        return os.lstat(self._root / name).st_size if self.kind(name) == "file" else None
+
+    def names(self, folder: str) -> list[str]:
+        return sorted(os.listdir(self._root / folder)) if self.kind(folder) == "folder" else []
+
+    def read(self, name: str) -> bytes | None:
+        if self.kind(name) is None:
+            return None
+        with self.open(name) as file:
+            return file.read()
+
+    def open(self, name: str) -> BinaryIO:
+        if (kind := self.kind(name)) not in (None, "file"):
+            raise ConfigurationError(f"{self.path(name)} is a {kind}; it is left alone")
+        return os.fdopen(os.open(self._root / name, os.O_RDONLY | _NOFOLLOW | _BINARY), "rb")
+
+    def create(self, name: str) -> Output:
+        path = self._root / name
+        if path.parent != self._root:
+            if self.kind(os.path.dirname(name)) == "symbolic link":
+                raise ConfigurationError(f"{path.parent} is a symbolic link; it is left alone")
+            self._make(path.parent)
+        # Beside the target only the folder that is worked in may have leftovers.
+        return _LocalOutput(path, self._root / self._work if "/" not in name else path.parent)
+
+    def move(self, name: str, to: str, *, replace: bool) -> None:
+        old, new = self._root / name, self._root / to
+        os.replace(old, new) if replace else _take_name(old, new)
+        _sync(new.parent)
+
+    def remove(self, name: str) -> None:
+        with suppress(FileNotFoundError):
+            os.unlink(self._root / name)
+            _sync((self._root / name).parent)
+
+    def remove_folder(self, name: str) -> None:
+        with suppress(OSError):
+            os.rmdir(self._root / name)
+
+
+class _LocalOutput(Output):
+    def __init__(self, path: Path, folder: Path) -> None:
+        super().__init__()
+        self._path = path
+        self._temporary = folder / f".unpod-part-{secrets.token_hex(8)}.tmp"
+        self._file: int | None = os.open(self._temporary, _NEW, 0o600)
+        self._named = False
+        if hasattr(os, "fchmod"):
+            os.fchmod(self._file, 0o600)  # whatever the umask
+
+    def _put(self, view: memoryview) -> None:
+        assert self._file is not None
+        while view:
+            view = view[os.write(self._file, view) :]
+
+    def _finish(self) -> None:
+        assert self._file is not None
+        os.fsync(self._file)
+        file, self._file = self._file, None
+        os.close(file)
+        os.replace(self._temporary, self._path)
+        self._named = True
+        _sync(self._path.parent)
+
+    def discard(self) -> None:
+        file, self._file = self._file, None
+        # What the disk has to say of a file that is thrown away would only hide why it is.
+        if file is not None:
+            with suppress(OSError):
+                os.close(file)
+        if not self._named:
+            with suppress(OSError):
+                os.unlink(self._temporary)
+
+
+def _locked(folder: Path) -> int | None:
+    """The folder, open and locked until it is closed, by the kernel if need be. None if it
+    was removed meanwhile."""
+    file = os.open(folder, _FOLDER)
+    try:
+        with suppress(ImportError):
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.lstat(folder), os.fstat(file)):
+                file, kept = -1, file
+                return kept
+        return None
+    except BlockingIOError:
+        raise ConfigurationError(f"another export is writing to {folder}") from None
+    finally:
+        if file >= 0:
+            os.close(file)
+
+
+def _take_name(old: Path, new: Path) -> None:
+    """A link, unlike a rename, does not replace a file that appeared meanwhile."""
+    try:
+        os.link(old, new, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        os.close(os.open(new, _NEW, 0o600))  # on a file system without links: claim it first
+        os.replace(old, new)
+    else:
+        os.unlink(old)
+
+
+def _sync(folder: Path) -> None:
+    """The names in a folder are on the disk too. Not every system can sync a directory."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    file = os.open(folder, _FOLDER & ~_NOFOLLOW)
+    try:
+        os.fsync(file)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+    finally:
+        os.close(file)
+
+
+# -- an object store
+
+_WHOLE_AT_CLOSE = ("s3", "gcs", "abfs")
+
+
+def _told(url: str) -> str:
+    """Without a password, and without options, of which one may be a key."""
+    return re.sub(r"://[^/@]*:[^/@]*@", "://***@", url.partition("?")[0])
+
+
+def _filesystem(url: str) -> tuple[Any, str]:
+    with needs("arrow", "pyarrow"):
+        from pyarrow import fs
+    try:
+        system, path = fs.FileSystem.from_uri(url)
+    except (ValueError, OSError, NotImplementedError) as error:
+        reason = safe_text(str(error).replace(url, _told(url)))
+        raise ConfigurationError(f"{_told(url)} cannot be opened: {reason}") from None
+    return system, path.strip("/") if system.type_name in _WHOLE_AT_CLOSE else path.rstrip("/")
+
+
+class UrlStore:
+    """A folder behind an URL. One export at a time is the user's care."""
+
+    def __init__(self, url: str, work: str) -> None:
+        self._url, self._work = url, work
+        self._system, self._root = _filesystem(url)
+        self._is_whole = self._system.type_name in _WHOLE_AT_CLOSE
+
+    def path(self, name: str = "") -> str:
+        return "/".join(filter(None, (_told(self._url).rstrip("/"), name)))
+
+    def _at(self, name: str) -> str:
+        return "/".join(filter(None, (self._root, name)))
+
+    def take(self) -> None:
+        with _stored(self.path()):
+            self._system.get_file_info(self._at(self._work))
+
+    def release(self) -> None:
+        if self._work:
+            self.remove_folder(self._work)
+
+    def _info(self, name: str) -> Any:
+        with _stored(self.path(name)):
+            return self._system.get_file_info(self._at(name))
+
+    def kind(self, name: str = "") -> What | None:
+        info = self._info(name)
+        kinds: dict[str, What | None] = {"File": "file", "Directory": "folder", "NotFound": None}
+        return kinds.get(info.type.name, "thing of another kind")
+
+    def size(self, name: str) -> int | None:
+        info = self._info(name)
+        return int(info.size) if info.is_file else None
+
+    def names(self, folder: str) -> list[str]:
+        from pyarrow.fs import FileSelector
+
+        with _stored(self.path(folder)):
+            selector = FileSelector(self._at(folder), allow_not_found=True)
+            return sorted(info.base_name for info in self._system.get_file_info(selector))
+
+    def read(self, name: str) -> bytes | None:
+        if self.kind(name) is None:
+            return None
+        with self.open(name) as file:
+            return file.read()
+
+    def open(self, name: str) -> BinaryIO:
+        with _stored(self.path(name)):
+            file: BinaryIO = self._system.open_input_file(self._at(name))
+            return file
+
+    def create(self, name: str) -> Output:
+        with _stored(self.path(name)):
+            if not self._is_whole:
+                self._system.create_dir(self._at(name).rpartition("/")[0], recursive=True)
+            folder = self._at(name).rpartition("/")[0]
+            temporary = f"{folder}/.unpod-part-{secrets.token_hex(8)}.tmp"
+            return _UrlOutput(self._system, self._at(name), None if self._is_whole else temporary)
+
+    def move(self, name: str, to: str, *, replace: bool) -> None:
+        if not replace and self.kind(to) is not None:
+            raise FileExistsError(errno.EEXIST, "appeared meanwhile", self.path(to))
+        with _stored(self.path(to)):
+            try:
+                self._system.move(self._at(name), self._at(to))
+            except (OSError, NotImplementedError):  # not every store can, or for any size
+                self._copy(name, to)
+        self.remove(name)
+
+    def _copy(self, name: str, to: str) -> None:
+        with self.open(name) as source, written(self, to) as output:
+            while step := source.read(_STEP):
+                output.write(step)
+
+    def remove(self, name: str) -> None:
+        with _stored(self.path(name)), suppress(FileNotFoundError):
+            self._system.delete_file(self._at(name))
+
+    def remove_folder(self, name: str) -> None:
+        if self.kind(name) == "folder" and not self.names(name):
+            with suppress(OSError):
+                self._system.delete_dir(self._at(name))
+
+
+class _UrlOutput(Output):
+    def __init__(self, system: Any, path: str, temporary: str | None) -> None:
+        super().__init__()
+        self._system, self._path, self._temporary = system, path, temporary
+        self._file = system.open_output_stream(temporary or path, compression=None)
+        self._named = False
+
+    def _put(self, view: memoryview) -> None:
+        self._file.write(view)
+
+    def _finish(self) -> None:
+        with _stored(self._path):
+            self._file.close()
+            if self._temporary:
+                self._system.move(self._temporary, self._path)
+        self._named = True
+
+    def discard(self) -> None:
+        if not self._named:
+            with suppress(Exception):
+                self._file.close()
+            with suppress(Exception):
+                self._system.delete_file(self._temporary or self._path)
+
+
+@contextmanager
+def _stored(path: str) -> Iterator[None]:
+    """Around calls of a store: what is no `OSError` becomes an `ExportError`."""
+    try:
+        yield
+    except (ValueError, NotImplementedError) as error:
+        raise ExportError(f"{path}: {safe_text(error)}") from None
