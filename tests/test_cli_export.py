@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from test_cli import COMMAND, Cli, cli, settings, simulator  # noqa: F401  (three are fixtures)
 
-from unpod_async.export import LinesFile
+from unpod_async.export._files import LinesFile
 from unpod_async.simulator import Churn, Simulator
 
 
@@ -208,7 +208,7 @@ def test_a_second_signal_does_not_wait(cli: Cli, tmp_path: Path) -> None:
     """The disk that should give up the file hangs."""
     script = """if True:
         import time
-        from unpod_async.export import LinesFile
+        from unpod_async.export._files import LinesFile
         LinesFile.discard = lambda file: print(flush=True) or time.sleep(60)
     """
     command = [*COMMAND[:-1], f"{script}\n{COMMAND[-1]}", "export", "tasks", "--to"]

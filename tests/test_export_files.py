@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from unpod_async.errors import ConfigurationError
-from unpod_async.export import SUFFIXES, LinesFile, open_lines
+from unpod_async.export._files import SUFFIXES, LinesFile, open_lines
 
 both = pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz"])
 

@@ -90,7 +90,8 @@ class Listing(Generic[T]):
         if options.on_invalid not in ("report", "raise"):
             raise ConfigurationError('on_invalid takes "report" or "raise"')
         self._source = source
-        self._kind = kind if options.fields is None else _only(kind, options.fields)
+        self._fields = None if options.fields is None else _names(options.fields)
+        self._kind = kind if self._fields is None else _only(kind, self._fields)
         self._options = options
         self._raw = raw
 
@@ -105,6 +106,16 @@ class Listing(Generic[T]):
     @property
     def page_size(self) -> int:
         return self._options.page_size
+
+    @property
+    def kind(self) -> str:
+        """What its rows are: tasks, runs, spaces or organizations."""
+        return self._kind.name
+
+    @property
+    def fields(self) -> tuple[str, ...] | None:
+        """The names of all that is decoded; None if that is everything."""
+        return self._fields
 
     @property
     def query(self) -> str:
@@ -123,7 +134,7 @@ class Listing(Generic[T]):
         """The same list with each row as the server sent it: JSON bytes on one line, number
         text and repeated keys kept, never through a Struct. The fastest way to export. Raises
         `ConfigurationError` for a list with `fields`."""
-        if self._options.fields is not None:
+        if self._fields is not None:
             raise ConfigurationError("raw() gives whole rows as sent, it takes no fields")
         return Listing(self._source, self._kind, self._options, raw=True)
 
@@ -253,10 +264,14 @@ class Listing(Generic[T]):
         return self._request(window).target
 
 
-def _only(kind: RowKind[Any], fields: Iterable[str]) -> RowKind[Any]:
-    names = [] if isinstance(fields, str) else list(fields)
+def _names(fields: Iterable[str]) -> tuple[str, ...]:
+    names = () if isinstance(fields, str) else tuple(fields)
     if not names or not all(isinstance(name, str) for name in names):
         raise ConfigurationError("fields takes the names of one or more fields of a row")
+    return names
+
+
+def _only(kind: RowKind[Any], names: tuple[str, ...]) -> RowKind[Any]:
     try:
         return kind.only(frozenset(names))
     except ValueError as unknown:

@@ -29,13 +29,22 @@ Newest first, each once, as the server sent it.""",
     "spaces": """Print the organization's spaces as JSON Lines.
 
 Their `token` is what --space takes. Needs the organization's handle.""",
-    "export": """Write all tasks or runs of a space into a file of JSON Lines.
+    "export": """Write all tasks or runs of a space into files or a database.
 
-Each row is there once, as the server sent it. The file (mode 0600: it holds
-people's data) gets its name only when it is complete, with exit code 0, or 5
-if that could not be proved. If something is known to be missing (exit code 3)
-the rows that could be read are in PATH.partial instead. After any other error,
-or a signal, nothing is left, and an older file is as it was.""",
+TARGET is a file .parquet .jsonl .jsonl.gz .jsonl.zst .csv .arrow, a folder of
+such parts (a / at the end), a database .duckdb .sqlite, postgresql://HOST/NAME,
+or delta:PATH; s3://, gs:// and abfs:// stand for a path of files or delta.
+
+Tasks fill two tables: tasks, with the call flattened and the parts as JSON, and
+transcript_turns. Rows and checkpoint are written together: killed at any moment
+and run again, the same command goes on, loses no row and repeats none. Run
+again when finished, it reads what is new and what had not settled (--settle).
+A file (mode 0600: it holds people's data) gets its name when it is complete,
+with exit code 0, or 5 if that is not proved; with rows known to be missing
+(3) it is called TARGET.partial. The receipt is beside it, or in the database.""",
+    "verify": """Hold what an export left against its receipt.
+
+Rows, files and content are read again; exit code 3 and what differs if they do.""",
     "simulate": """Serve a simulated Unpod platform on this machine.
 
 Prints the lines that point `unpod-async` at it, until Ctrl-C.""",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractContextManager, aclosing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,13 +13,12 @@ from anyio import to_thread
 
 from unpod_async import UnpodClient
 from unpod_async.errors import ConfigurationError
-from unpod_async.export import open_lines
+from unpod_async.export._files import open_lines
 from unpod_async.simulator import Churn, Simulator
 
 from ._copy import Copier, Write, copy_list, copy_runs
 from ._demo_check import Tally, check
 from ._demo_show import show
-from ._export import Read, keep
 from ._options import DEFAULTS
 from ._outcome import Outcome
 from ._progress import Progress
@@ -28,6 +27,8 @@ from ._run import finish, run
 if TYPE_CHECKING:
     from unpod_async import Listing, Task
     from unpod_async._client import SpaceHandle
+
+Read = Callable[["SpaceHandle", Write, Outcome], Awaitable[None]]
 
 LATENCY = 0.02  # seconds, of each answer
 INSERTS, DELETES = 2, 5  # with each request for a page
@@ -86,7 +87,8 @@ async def export(
     mark, requests, began = world.mark(), len(simulator.requests), time.perf_counter()
     async with open_lines(path, force=True) as file:
         await read(space, file.write, outcome)
-        await keep(file, outcome)
+        save = file.set_aside if outcome.lacks_something else file.commit
+        outcome.path = await to_thread.run_sync(save)
     outcome.seconds = time.perf_counter() - began
     requests = len(simulator.requests) - requests
     return await to_thread.run_sync(check, outcome, world, mark, requests, abandon_on_cancel=True)

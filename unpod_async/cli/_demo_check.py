@@ -66,7 +66,7 @@ class Tally:
 
 def check(outcome: Outcome, world: World, mark: int, requests: int) -> Tally:
     """Read the file again and compare it with the platform's own log since `mark`."""
-    assert outcome.path is not None
+    assert isinstance(outcome.path, Path)
     lived = world.lived_throughout(mark)
     seen: Counter[str] = Counter()
     invented = 0

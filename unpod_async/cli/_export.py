@@ -2,71 +2,176 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import anyio
 from anyio import to_thread
+from msgspec.structs import replace
 
+from unpod_async._secrets import safe_text
 from unpod_async.errors import ConfigurationError
-from unpod_async.export import LinesFile, open_lines
+from unpod_async.export._engine import Export, Options, Plan
+from unpod_async.export._jobs import Wanted
+from unpod_async.export._sink import sink_for
+from unpod_async.export._state import Kind, Receipt
 
-from ._copy import Write, copy_list, copy_runs
 from ._outcome import Outcome
+from ._progress import Progress
 from ._run import finish, run
 
 if TYPE_CHECKING:
-    from unpod_async import Listing
-    from unpod_async._client import SpaceHandle
+    from unpod_async._client import SpaceHandle, UnpodClient
 
-    from ._options import SpaceOptions, TaskFilters
-    from .export import Target
+    from ._options import TaskFilters
+    from .export import ExportOptions, Target
 
-Read = Callable[["SpaceHandle", Write, Outcome], Awaitable[None]]
+Want = Callable[[list["SpaceHandle"]], dict[str, Any]]
+POLL = 0.2  # seconds between two looks at the progress
 
 
-def by_walk(
-    command: str,
-    target: Target,
-    options: SpaceOptions,
-    listing_of: Callable[[SpaceHandle], Listing[Any]],
+def export_tasks(
+    target: Target, via: str, runs: list[str] | None, filters: TaskFilters, options: ExportOptions
 ) -> int:
-    """Export one list; gives the exit code."""
+    """Export tasks; gives the exit code."""
+    by_runs = via == "runs" or (runs is not None and len(runs) > 1)
 
-    async def read(space: SpaceHandle, write: Write, outcome: Outcome) -> None:
-        shown = options.shows_progress
-        await copy_list(listing_of(space), write, outcome, options, progress=shown)
+    def want(spaces: list[SpaceHandle]) -> dict[str, Any]:
+        if by_runs and filters.given():
+            raise ConfigurationError("the server has no filters for the tasks of a run")
+        if runs is not None and len(spaces) > 1:
+            raise ConfigurationError("--run takes one --space")
+        only = runs[0] if runs and not by_runs else None
+        size = options.rows_a_page
+        listings = [filters.tasks(space, only, size) for space in spaces]
+        return {"listings": listings, "runs": runs, "by_runs": by_runs}
 
-    return _export(command, target, options, options.lanes(), read)
-
-
-def by_runs(
-    target: Target, only_run: str | None, filters: TaskFilters, options: SpaceOptions
-) -> int:
-    """Export the tasks of every run; gives the exit code."""
-
-    async def read(space: SpaceHandle, write: Write, outcome: Outcome) -> None:
-        if only_run is not None or filters.given():
-            raise ConfigurationError("--via runs reads all runs whole: no --run, no filters")
-        await copy_runs(space, write, outcome, options, progress=options.shows_progress)
-
-    return _export("export tasks", target, options, options.lanes(16), read)
+    return _export("tasks", target, options, 16 if by_runs else 4, want)
 
 
-def _export(command: str, target: Target, options: SpaceOptions, lanes: int, read: Read) -> int:
-    outcome = Outcome(command)
+def export_runs(target: Target, options: ExportOptions) -> int:
+    """Export runs; gives the exit code."""
+
+    def want(spaces: list[SpaceHandle]) -> dict[str, Any]:
+        return {"listings": [space.runs(page_size=options.rows_a_page) for space in spaces]}
+
+    return _export("runs", target, options, 4, want)
+
+
+def _export(kind: Kind, target: Target, options: ExportOptions, lanes: int, want: Want) -> int:
+    outcome = Outcome(f"export {kind}")
+    lanes = options.lanes(lanes)
 
     async def work() -> None:
         async with await to_thread.run_sync(options.client, lanes) as client:
-            space = options.space_of(client)
-            async with open_lines(target.to, force=target.force) as file:
-                await read(space, file.write, outcome)
-                await keep(file, outcome)
+            wanted = _wanted(kind, target, options, lanes, client, want)
+            export = _made(wanted, target)
+            if target.dry_run:
+                await _tell_plan(export, wanted, outcome)
+            else:
+                await _run(export, options, outcome)
 
     run(outcome, work)
     return finish(outcome, quiet=options.quiet, as_json=options.json, json_to_stdout=True)
 
 
-async def keep(file: LinesFile, outcome: Outcome) -> None:
-    """Give the file its name, or that of a partial one if rows are known to be missing."""
-    save = file.set_aside if outcome.lacks_something else file.commit
-    outcome.path = await to_thread.run_sync(save)
+def _wanted(
+    kind: Kind,
+    target: Target,
+    options: ExportOptions,
+    lanes: int,
+    client: UnpodClient,
+    want: Want,
+) -> Wanted:
+    since, spaces = target.since, options.spaces_of(client)
+    return Wanted(
+        kind=kind,
+        spaces=spaces,
+        status=target.status or (),
+        since=datetime.fromtimestamp(since, UTC) if isinstance(since, float) else since,
+        columns=target.columns,
+        limit=options.limit,
+        lanes=lanes,
+        page_size=options.rows_a_page,
+        **want(spaces),
+    )
+
+
+def _made(wanted: Wanted, target: Target) -> Export:
+    job = wanted.job()
+    sink = sink_for(target.to, job.kind, job.columns)
+    if target.csv_raw:
+        if not hasattr(sink, "raw"):
+            raise ConfigurationError("--csv-raw is for CSV")
+        sink.raw = True
+    options = Options(
+        force=target.force, fresh=target.fresh, full=target.full, settle=target.settle
+    )
+    return Export(sink, job, wanted.sources(), options)
+
+
+async def _tell_plan(export: Export, wanted: Wanted, outcome: Outcome) -> None:
+    """What would be done, with one small request for each list."""
+    plan = await export.plan()
+    rows = [await listing.count() for listing in wanted.listings]
+    counted = sum(row for row in rows if row is not None)
+    outcome.cut_short = "limit"
+    outcome.more |= {"plan": _plan_of(plan), "target": export.sink.target, "counted": counted}
+    outcome.prose = (
+        f"would {_plan_of(plan)} {safe_text(export.sink.target)}; "
+        f"the platform counts {counted:,} {export.job.kind}"
+    )
+
+
+def _plan_of(plan: Plan) -> str:
+    if plan.replaces:
+        return "replace"
+    if plan.state is None:
+        return "write"
+    return {"full": "read all again and update", "resumed": "go on with"}.get(plan.mode, "refresh")
+
+
+async def _run(export: Export, options: ExportOptions, outcome: Outcome) -> None:
+    outcome.path = export.sink.target
+    try:
+        async with anyio.create_task_group() as group:
+            if options.shows_progress:
+                group.start_soon(_show, export, options.limit)
+            try:
+                _sum_up(outcome, export, await export.run())
+            except Exception as error:
+                outcome.error = error
+            group.cancel_scope.cancel()
+    finally:
+        outcome.rows = sum(export.written)
+        outcome.report = outcome.report or export.report
+
+
+async def _show(export: Export, limit: int | None) -> None:
+    def total() -> int | None:
+        counted = export.report.expected.count_last
+        return counted if limit is None or counted is None else min(counted, limit)
+
+    with Progress(total, shown=True) as bar:
+        while True:
+            bar.update(export.taken)
+            await anyio.sleep(POLL)
+
+
+def _sum_up(outcome: Outcome, export: Export, receipt: Receipt) -> None:
+    outcome.path = getattr(export.sink, "path_written", None) or export.sink.target
+    outcome.report = replace(export.report, verified=receipt.verified, reason=receipt.reason)
+    outcome.missing, outcome.failures = export.missing, export.failures
+    outcome.cut_short = "limit" if export.is_cut_short else None
+    changes = {name: getattr(receipt, name) for name in ("inserted", "updated", "unchanged")}
+    if receipt.covers:  # there were rows before
+        told = ", ".join(f"{rows:,} {name}" for name, rows in changes.items())
+        outcome.detail = f" ({receipt.mode}: {told})"
+    outcome.more |= {
+        "target": export.sink.target,
+        "mode": receipt.mode,
+        **changes,
+        "covers": receipt.covers,
+        "notes": receipt.notes,
+    }

@@ -44,6 +44,24 @@ def moment(_: object, tokens: Sequence[Token]) -> datetime | float:
     return when
 
 
+def duration(_: object, tokens: Sequence[Token]) -> float:
+    """A length of time on the command line, as seconds: a number with s, m, h or d."""
+    text = tokens[0].value.strip()
+    unit = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}.get(text[-1:])
+    try:
+        seconds = float(text[:-1]) * (unit or -1.0)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < 1e9:
+        raise ValueError("takes a length of time such as 90m, 24h or 7d")
+    return seconds
+
+
+def names(_: object, tokens: Sequence[Token]) -> list[str]:
+    """Names with commas between them, or the option several times."""
+    return [name for token in tokens for name in token.value.split(",") if name]
+
+
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -122,12 +140,16 @@ class Place:
     ] = None
 
     def space_of(self, client: UnpodClient) -> SpaceHandle:
-        if not self.space:
-            raise ConfigurationError(
-                "no space is named: pass --space or set UNPOD_SPACE_TOKEN "
-                "(`unpod-async spaces` lists them)"
-            )
-        return client.space(self.space)
+        return named_space(client, self.space)
+
+
+def named_space(client: UnpodClient, token: str | None) -> SpaceHandle:
+    if not token:
+        raise ConfigurationError(
+            "no space is named: pass --space or set UNPOD_SPACE_TOKEN "
+            "(`unpod-async spaces` lists them)"
+        )
+    return client.space(token)
 
 
 @Parameter(name="*")

@@ -46,8 +46,12 @@ class Outcome:
     command: str
     rows: int = 0
     seconds: float = 0.0
-    path: Path | None = None
-    """The file that was written."""
+    path: Path | str | None = None
+    """The file, or other target, that was written."""
+    detail: str = ""
+    """What else is told of the rows."""
+    prose: str | None = None
+    """What is told in place of all that."""
     report: Report | None = None
     failures: Sequence[tuple[Any, Exception]] = ()
     """Runs that could not be read, and why."""

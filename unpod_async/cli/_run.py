@@ -102,6 +102,8 @@ def print_list(
 
 
 def _prose(outcome: Outcome) -> str:
+    if outcome.prose is not None:
+        return outcome.prose
     where = f" to {safe_text(outcome.path)}" if outcome.path else ""
     verdict = outcome.verdict
     if outcome.signal is not None:
@@ -109,7 +111,7 @@ def _prose(outcome: Outcome) -> str:
     if outcome.failures:
         run, error = outcome.failures[0]
         verdict += f", the first is {run.run_id}: {told(error)}"
-    return f"{rate_of(outcome)}{where}; {safe_text(verdict, limit=2000)}"
+    return f"{rate_of(outcome)}{outcome.detail}{where}; {safe_text(verdict, limit=2000)}"
 
 
 def rate_of(outcome: Outcome) -> str:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from ._options import DEFAULTS, NO_FILTERS, SpaceOptions, TaskFilters
+from ._options import NO_FILTERS, Options, TaskFilters, duration, moment, named_space, names
+
+if TYPE_CHECKING:
+    from unpod_async._client import SpaceHandle, UnpodClient
 
 app = App(name="export", version_flags=[])
 
@@ -15,12 +19,74 @@ app = App(name="export", version_flags=[])
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """Where to."""
+    """Where to, and what is done with what is there."""
 
-    to: Annotated[str, Parameter(help="The file, .jsonl or .jsonl.gz.")]
+    to: Annotated[str, Parameter(help="The file, folder or database; see `export --help`.")]
+    columns: Annotated[
+        list[str] | None,
+        Parameter(
+            converter=names,
+            negative="",
+            help="Only these columns, with commas between; the ids and a few more stay.",
+        ),
+    ] = None
+    status: Annotated[
+        list[str] | None,
+        Parameter(negative="", help="Only rows of this status of their own; may be repeated."),
+    ] = None
+    since: Annotated[
+        datetime | float | None,
+        Parameter(converter=moment, help="Only rows created then or later; stops behind them."),
+    ] = None
     force: Annotated[
-        bool, Parameter(negative="", show_default=False, help="Replace an existing file.")
+        bool,
+        Parameter(negative="", show_default=False, help="Replace what is there and not ours."),
     ] = False
+    fresh: Annotated[
+        bool,
+        Parameter(negative="", show_default=False, help="Begin anew, and replace what is there."),
+    ] = False
+    full: Annotated[
+        bool,
+        Parameter(negative="", show_default=False, help="Read everything again, and update."),
+    ] = False
+    settle: Annotated[
+        float,
+        Parameter(
+            converter=duration,
+            show_default=False,
+            help="How long an evaluation is waited for: 90m, 24h, 7d. [default: 24h]",
+        ),
+    ] = 24 * 3600.0
+    dry_run: Annotated[
+        bool,
+        Parameter(negative="", show_default=False, help="Say what would be done, and do nothing."),
+    ] = False
+    csv_raw: Annotated[
+        bool,
+        Parameter(negative="", show_default=False, help="CSV cells as they are, formulas too."),
+    ] = False
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions(Options):
+    """What an export takes of the options that all commands share, with several spaces."""
+
+    space: Annotated[
+        list[str] | None,
+        Parameter(
+            env_var="UNPOD_SPACE_TOKEN",
+            negative="",
+            help="The space's token; may be repeated.",
+        ),
+    ] = None
+
+    def spaces_of(self, client: UnpodClient) -> list[SpaceHandle]:
+        return [named_space(client, token) for token in dict.fromkeys(self.space or [""])]
+
+
+DEFAULTS = ExportOptions()
 
 
 @app.command(name="tasks", sort_key=0)
@@ -29,34 +95,28 @@ def export_tasks(
     target: Target,
     via: Annotated[
         Literal["walk", "runs"],
-        Parameter(help="Walk the list of all tasks, or read those of all runs, in any order."),
+        Parameter(help="Walk the list of all tasks, or read those of all runs, run by run."),
     ] = "walk",
-    run: Annotated[str | None, Parameter(help="Only the tasks of this run.")] = None,
+    run: Annotated[
+        list[str] | None,
+        Parameter(negative="", help="Only the tasks of this run; may be repeated."),
+    ] = None,
     filters: TaskFilters = NO_FILTERS,
-    options: SpaceOptions = DEFAULTS,
+    options: ExportOptions = DEFAULTS,
 ) -> int:
-    """Write all tasks of a space into a file.
+    """Write all tasks of a space into a file, a folder or a database.
 
-    `unpod-async export --help` says what is left of it if something goes wrong."""
+    `unpod-async export --help` says where to, and what a second run does."""
     from . import _export
 
-    if via == "runs":
-        return _export.by_runs(target, run, filters, options)
-    return _export.by_walk(
-        "export tasks",
-        target,
-        options,
-        lambda space: filters.tasks(space, run, options.rows_a_page),
-    )
+    return _export.export_tasks(target, via, run, filters, options)
 
 
 @app.command(name="runs", sort_key=1)
-def export_runs(*, target: Target, options: SpaceOptions = DEFAULTS) -> int:
-    """Write all runs of a space into a file.
+def export_runs(*, target: Target, options: ExportOptions = DEFAULTS) -> int:
+    """Write all runs of a space into a file, a folder or a database.
 
-    `unpod-async export --help` says what is left of it if something goes wrong."""
+    `unpod-async export --help` says where to, and what a second run does."""
     from . import _export
 
-    return _export.by_walk(
-        "export runs", target, options, lambda space: space.runs(page_size=options.rows_a_page)
-    )
+    return _export.export_runs(target, options)

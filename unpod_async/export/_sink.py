@@ -115,9 +115,25 @@ FORMS = (
 
 def sink_for(target: str, kind: Kind, columns: tuple[str, ...] | None = None) -> Sink:
     """The sink of a target, not opened. `columns` narrows its table. Raises
-    `ConfigurationError` for a target of no known form, or a missing package."""
-    make: Callable[..., Sink] = import_module(f".sinks.{_module(target)}", __package__).make
+    `ConfigurationError` for a target of no known form, a missing package, an unknown column."""
+    module = _module(target)
+    if columns is not None:
+        _check_columns(module, kind, columns)
+    make: Callable[..., Sink] = import_module(f".sinks.{module}", __package__).make
     return make(target, kind, columns)
+
+
+def _check_columns(module: str, kind: Kind, columns: tuple[str, ...]) -> None:
+    if module == "jsonl":
+        raise ConfigurationError("JSON Lines has whole rows, as they were sent: no columns")
+    from ._schema import chosen, columns_of
+
+    try:
+        chosen(kind, columns)
+    except ValueError as unknown:
+        there = ", ".join(column.name for column in columns_of(kind))
+        said = safe_text(unknown, limit=60)
+        raise ConfigurationError(f"there is no column {said}; there are {there}") from None
 
 
 def _module(target: str) -> str:
