@@ -43,7 +43,7 @@ OURS = {
     "_client": "_pages _paging _protocol _report _retry _secrets _stats _transport _windows errors "
     "models",
     "_missing": "errors",
-    "export": "_client _missing _pages _paging _report _secrets _version errors models",
+    "export": "_client _missing _pages _paging _report _secrets _seen _version errors models",
     "simulator": "",
     "cli": "__init__ _client _pages _retry _secrets _version errors export models simulator",
     "integrations": "_protocol _report _stats _version errors",

@@ -4,10 +4,10 @@ row changes no more. Pure, and needs nothing but the core.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
+from hashlib import sha256
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -171,9 +171,7 @@ def row_hash(values: Iterable[Any]) -> int:
     plain = [
         (value - _EPOCH) // _MICROSECOND if type(value) is datetime else value for value in values
     ]
-    digest = _blake2b(_PACKED.encode(plain), digest_size=8).digest()
-    return int.from_bytes(digest, "big", signed=True)
+    return int.from_bytes(sha256(_PACKED.encode(plain)).digest()[:8], "big", signed=True)
 
 
 _PACKED = msgspec.msgpack.Encoder()
-_blake2b = hashlib.blake2b

@@ -24,7 +24,7 @@ from unpod_async._missing import needs
 from unpod_async._secrets import safe_text
 from unpod_async.errors import ConfigurationError, ExportError
 
-__all__ = ["TEMPORARY", "LocalStore", "Output", "Store", "UrlStore", "store_for"]
+__all__ = ["TEMPORARY", "LocalStore", "Output", "Store", "UrlStore", "store_for", "written"]
 
 What = Literal["file", "folder", "symbolic link", "thing of another kind"]
 
@@ -303,6 +303,8 @@ class _LocalOutput(Output):
 def _locked(folder: Path) -> int | None:
     """The folder, open and locked until it is closed, by the kernel if need be. None if it
     was removed meanwhile."""
+    if not hasattr(os, "O_DIRECTORY"):  # a system that opens and locks no folders
+        return os.open(os.devnull, os.O_RDONLY)
     file = os.open(folder, _FOLDER)
     try:
         with suppress(ImportError):
@@ -425,9 +427,10 @@ class UrlStore:
     def create(self, name: str) -> Output:
         with _stored(self.path(name)):
             if not self._is_whole:
-                self._system.create_dir(self._at(name).rpartition("/")[0], recursive=True)
-            folder = self._at(name).rpartition("/")[0]
-            temporary = f"{folder}/.unpod-part-{secrets.token_hex(8)}.tmp"
+                folder = name.rpartition("/")[0] or self._work
+                self._system.create_dir(self._at(folder), recursive=True)
+            temporary = f".unpod-part-{secrets.token_hex(8)}.tmp"
+            temporary = self._at(f"{name.rpartition('/')[0] or self._work}/{temporary}".lstrip("/"))
             return _UrlOutput(self._system, self._at(name), None if self._is_whole else temporary)
 
     def move(self, name: str, to: str, *, replace: bool) -> None:
