@@ -659,6 +659,8 @@ class RunTasks(_Block[Run, "tuple[list[T], Report]"], Generic[T]):
             raise ConfigurationError('on_error takes "raise" or "collect"')
         self.failures: list[tuple[Run, UnpodError]] = []
         self.report = Report()
+        self.doubt: str | None = None
+        """Of the first list that could be read and was not proved, why; whatever failed."""
         self._flaw: str | None = None
         self._runs = runs
         self._tasks_of = tasks_of
@@ -702,7 +704,8 @@ class RunTasks(_Block[Run, "tuple[list[T], Report]"], Generic[T]):
     def _note(self, report: Report, what: str) -> None:
         self.report.add(report)
         if not report.complete:
-            self._flaw = self._flaw or f"{what}: {report.reason}"
+            self.doubt = self.doubt or f"{what}: {report.reason}"
+            self._flaw = self._flaw or self.doubt
 
     def _fail(self, what: str, error: Exception) -> None:
         if isinstance(error, IncompleteWalk):

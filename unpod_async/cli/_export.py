@@ -24,8 +24,8 @@ from ._run import finish, run
 if TYPE_CHECKING:
     from unpod_async._client import SpaceHandle, UnpodClient
 
-    from ._options import TaskFilters
-    from .export import ExportOptions, Target
+    from ._options import ExportOptions, TaskFilters
+    from .export import Target
 
 Want = Callable[[list["SpaceHandle"]], dict[str, Any]]
 POLL = 0.2  # seconds between two looks at the progress

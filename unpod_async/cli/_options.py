@@ -163,6 +163,27 @@ DEFAULTS = SpaceOptions()
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
+class ExportOptions(Options):
+    """What an export takes of the options that all commands share, with several spaces."""
+
+    space: Annotated[
+        list[str] | None,
+        Parameter(
+            env_var="UNPOD_SPACE_TOKEN",
+            negative="",
+            help="The space's token; may be repeated.",
+        ),
+    ] = None
+
+    def spaces_of(self, client: UnpodClient) -> list[SpaceHandle]:
+        return [named_space(client, token) for token in dict.fromkeys(self.space or [""])]
+
+
+SEVERAL = ExportOptions()
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
 class TaskFilters:
     """Which tasks; the server chooses."""
 

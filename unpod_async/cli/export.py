@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from ._options import NO_FILTERS, Options, TaskFilters, duration, moment, named_space, names
-
-if TYPE_CHECKING:
-    from unpod_async._client import SpaceHandle, UnpodClient
+from ._options import NO_FILTERS, SEVERAL, ExportOptions, TaskFilters, duration, moment, names
 
 app = App(name="export", version_flags=[])
 
@@ -68,27 +65,6 @@ class Target:
     ] = False
 
 
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
-class ExportOptions(Options):
-    """What an export takes of the options that all commands share, with several spaces."""
-
-    space: Annotated[
-        list[str] | None,
-        Parameter(
-            env_var="UNPOD_SPACE_TOKEN",
-            negative="",
-            help="The space's token; may be repeated.",
-        ),
-    ] = None
-
-    def spaces_of(self, client: UnpodClient) -> list[SpaceHandle]:
-        return [named_space(client, token) for token in dict.fromkeys(self.space or [""])]
-
-
-DEFAULTS = ExportOptions()
-
-
 @app.command(name="tasks", sort_key=0)
 def export_tasks(
     *,
@@ -102,7 +78,7 @@ def export_tasks(
         Parameter(negative="", help="Only the tasks of this run; may be repeated."),
     ] = None,
     filters: TaskFilters = NO_FILTERS,
-    options: ExportOptions = DEFAULTS,
+    options: ExportOptions = SEVERAL,
 ) -> int:
     """Write all tasks of a space into a file, a folder or a database.
 
@@ -113,7 +89,7 @@ def export_tasks(
 
 
 @app.command(name="runs", sort_key=1)
-def export_runs(*, target: Target, options: ExportOptions = DEFAULTS) -> int:
+def export_runs(*, target: Target, options: ExportOptions = SEVERAL) -> int:
     """Write all runs of a space into a file, a folder or a database.
 
     `unpod-async export --help` says where to, and what a second run does."""

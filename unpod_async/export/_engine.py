@@ -225,7 +225,7 @@ class Export:
         if len(due) < len(rows):
             return None
         pages = await self._sources.pages() if due else None
-        return None if pages is not None and len(set(due.values())) > pages else due
+        return None if pages is not None and 2 * len(set(due.values())) > pages else due
 
     async def _refresh(self, state: State, due: dict[str, str]) -> State:
         """The rows that came on top, then those that were not settled. The state moves at the

@@ -206,7 +206,14 @@ class Runs:
 
     @property
     def report(self) -> Report:
-        return self._through if self._stream is None else total(self._through, self._stream.report)
+        """What failed is not in it, but in `failures`: another go may yet read that."""
+        if self._stream is None:
+            return self._through
+        doubt, sent = self._stream.doubt, self._stream.report
+        under_way = msgspec.structs.replace(
+            sent, missing=False, verified=doubt is None, reason=doubt
+        )
+        return total(self._through, under_way)
 
     async def read(self, reader: Reader, select: Select) -> None:
         failed, self._failed = self._failed, []

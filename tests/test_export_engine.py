@@ -1,0 +1,371 @@
+"""The export engine over real targets: whole, resumed, refreshed, refused; nothing lost, nothing
+twice, and never a checkpoint ahead of its rows."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_cli import Cli, cli, settings, simulator  # noqa: F401  (three are fixtures)
+
+from unpod_async import ConfigurationError, ExportError, RetryPolicy, ServerError, UnpodClient
+from unpod_async.export import export_to
+from unpod_async.export._engine import Export, Options
+from unpod_async.export._jobs import wanted_of
+from unpod_async.export._sink import sink_for
+from unpod_async.simulator import Churn, Simulator
+
+# ruff: noqa: F811  (fixtures that are imported are named again by who uses them)
+
+duckdb = pytest.importorskip("duckdb")
+
+TARGETS = ["tasks.jsonl", "tasks.jsonl/", "tasks.parquet", "tasks.duckdb"]
+every_target = pytest.mark.parametrize("name", TARGETS)
+
+
+def rows_of(path: Path) -> dict[str, dict[str, Any]]:
+    """What a target holds, by id; fails if an id is there twice."""
+    rows = list(_rows(path))
+    ids = [row["task_id"] for row in rows]
+    assert len(set(ids)) == len(ids), Counter(ids).most_common(3)
+    return dict(zip(ids, rows, strict=True))
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    if path.suffix == ".duckdb":
+        with duckdb.connect(str(path), read_only=True) as base:
+            names = "task_id, status, output, input, created"
+            found = base.execute(f"SELECT {names} FROM tasks").fetchall()
+        for row in found:
+            yield dict(zip(names.split(", "), row, strict=True))
+    elif path.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        yield from pq.read_table(path).to_pylist()
+    else:
+        files = sorted(path.glob("tasks/*.jsonl")) if path.is_dir() else [path]
+        for file in files:
+            yield from map(json.loads, file.read_bytes().splitlines())
+
+
+def statuses(path: Path) -> dict[str, Any]:
+    return {row_id: row["status"] for row_id, row in rows_of(path).items()}
+
+
+def expected(simulator: Simulator) -> dict[str, Any]:
+    world = simulator.world
+    return {task_id: world.row(task_id)["status"] for task_id in world.task_ids()}
+
+
+def export(cli: Cli, path: Path | str, *options: str) -> dict[str, Any]:
+    """The summary of an export, whatever its exit code."""
+    said = cli("export", "tasks", "--to", str(path), "--json", "--page-size", "100", *options)
+    assert said.err == ""
+    (summary,) = said.rows
+    assert summary["exit_code"] == said.code
+    return summary
+
+
+def target(tmp_path: Path, name: str) -> str:
+    return f"{tmp_path}/{name}"
+
+
+@every_target
+@pytest.mark.parametrize("via", ["walk", "runs"])
+def test_a_whole_export_then_the_same_again(cli: Cli, tmp_path: Path, name: str, via: str) -> None:
+    cli.simulator.churn = Churn(inserts=1, deletes=1)
+    mark = cli.simulator.world.mark()
+    first = export(cli, target(tmp_path, name), "--via", via)
+    assert (first["exit_code"], first["mode"]) == (0, "full")
+    lived = cli.simulator.world.lived_throughout(mark)
+    cli.simulator.churn = None
+    assert lived <= rows_of(tmp_path / name).keys()
+    second = export(cli, target(tmp_path, name), "--via", via)
+    assert second["exit_code"] == 0
+    assert expected(cli.simulator).items() <= statuses(tmp_path / name).items()
+    third = export(cli, target(tmp_path, name), "--via", via)
+    assert (third["inserted"], third["updated"]) == (0, 0)
+    assert cli("verify", target(tmp_path, name)).code == 0
+
+
+@every_target
+def test_a_refresh_reads_the_head_and_what_had_not_settled(
+    cli: Cli, tmp_path: Path, name: str
+) -> None:
+    world = cli.simulator.world
+    for at, task_id in enumerate(world.task_ids()):
+        late = at in (700, 800)
+        output = {} if late else {"post_call_data": {"summary": {"status": "Done"}}}
+        world.update(task_id, status="pending" if late else "completed", output=output)
+    assert export(cli, target(tmp_path, name))["exit_code"] == 0
+    ids = world.task_ids()
+    world.update(ids[700], status="completed", output={"post_call_data": {"summary": "x"}})
+    world.update(ids[5], status="failed")  # had settled: the platform does not tell
+    born = world.insert(3)
+    before = len(cli.simulator.requests)
+    summary = export(cli, target(tmp_path, name))
+    assert (summary["mode"], summary["exit_code"]) == ("refreshed", 0)
+    assert (summary["inserted"], summary["updated"]) == (3, 1)
+    assert "settled" in summary["covers"]
+    assert len(cli.simulator.requests) - before <= 10
+    found = statuses(tmp_path / name)
+    assert set(born) <= found.keys()
+    assert (found[ids[700]], found[ids[800]]) == ("completed", "pending")
+    assert found[ids[5]] == "completed"
+    full = export(cli, target(tmp_path, name), "--full")
+    assert (full["mode"], full["updated"]) == ("full", 1)
+    assert statuses(tmp_path / name) == expected(cli.simulator)
+
+
+def test_a_row_that_is_gone_is_looked_for_once(cli: Cli, tmp_path: Path) -> None:
+    world = cli.simulator.world
+    ids = world.task_ids()
+    for task_id in ids:
+        world.update(task_id, status="completed", output={"post_call_data": {"a": 1}})
+    world.update(ids[600], status="pending")
+    path = tmp_path / "tasks.duckdb"
+    export(cli, path)
+    world.delete(ids[600])
+    requests = []
+    for _ in range(2):
+        before = len(cli.simulator.requests)
+        summary = export(cli, path)
+        assert (summary["mode"], summary["exit_code"]) == ("refreshed", 0)
+        assert "deleted" in summary["covers"]
+        requests.append(len(cli.simulator.requests) - before)
+    assert requests[1] < requests[0]
+    assert ids[600] in rows_of(path)
+
+
+@pytest.mark.parametrize("hours", [1, 48])
+def test_an_evaluation_is_waited_for_as_long_as_settle_says(
+    cli: Cli, tmp_path: Path, hours: int
+) -> None:
+    world = cli.simulator.world
+    ids = world.task_ids()
+    ended = (datetime.now(UTC) - timedelta(hours=hours)).strftime("%Y-%m-%dT%H:%M:%S")
+    for task_id in ids:
+        world.update(task_id, status="completed", output={"post_call_data": {"a": 1}})
+    world.update(ids[600], output={"end_time": ended})
+    path = tmp_path / "tasks.duckdb"
+    export(cli, path)
+    world.update(ids[600], output={"end_time": ended, "post_call_data": {"a": 2}})
+    assert export(cli, path)["updated"] == (1 if hours == 1 else 0)
+    assert export(cli, path, "--settle", "3d")["updated"] == (0 if hours == 1 else 1)
+
+
+@every_target
+@pytest.mark.parametrize("via", ["walk", "runs"])
+def test_an_export_that_failed_goes_on_where_it_stood(
+    cli: Cli, tmp_path: Path, name: str, via: str
+) -> None:
+    cli.simulator.fault("status", status=404, after=6, times=None, match="tasks")
+    first = export(cli, target(tmp_path, name), "--via", via, "--concurrency", "1")
+    assert first["exit_code"] == (1 if via == "walk" else 3)
+    cli.simulator.clear_faults()
+    before = len(cli.simulator.requests)
+    second = export(cli, target(tmp_path, name), "--via", via)
+    assert second["exit_code"] == 0
+    if name != "tasks.jsonl" or via == "walk":
+        assert second["mode"] in ("resumed", "full")
+    if via == "walk":
+        assert first["rows"] >= 400
+        assert second["mode"] == "resumed"
+        assert len(cli.simulator.requests) - before < 12
+        assert second["inserted"] + first["inserted"] == 1200 if "inserted" in first else True
+    assert statuses(tmp_path / name) == expected(cli.simulator)
+
+
+def test_status_since_columns_and_limit(cli: Cli, tmp_path: Path) -> None:
+    world = cli.simulator.world
+    rows = [world.row(task_id) for task_id in world.task_ids()]
+    since = rows[250]["created"]
+    wanted = {row["task_id"] for row in rows if row["created"] >= since}
+    before = len(cli.simulator.requests)
+    options = ("--since", f"{since}Z", "--columns", "status,created,output,input")
+    path = tmp_path / "since.duckdb"
+    assert export(cli, path, *options)["exit_code"] == 0
+    assert rows_of(path).keys() == wanted
+    assert len(cli.simulator.requests) - before < 12
+    again = export(cli, path, *options)
+    assert (again["inserted"], again["updated"], again["exit_code"]) == (0, 0, 0)
+    path = tmp_path / "status.jsonl"
+    assert export(cli, path, "--status", "pending", "--status", "failed")["exit_code"] == 0
+    assert rows_of(path).keys() == {
+        row["task_id"] for row in rows if row["status"] in ("pending", "failed")
+    }
+    path = tmp_path / "limit.jsonl"
+    for _ in range(2):
+        assert export(cli, path, "--limit", "70")["exit_code"] == 0
+        assert list(rows_of(path)) == world.task_ids()[:70]
+
+
+@every_target
+def test_another_job_is_refused_and_says_why(cli: Cli, tmp_path: Path, name: str) -> None:
+    path = target(tmp_path, name)
+    assert export(cli, path, "--limit", "50")["exit_code"] == 0
+    held = rows_of(tmp_path / name)
+    other = export(cli, path, "--status", "completed")
+    assert other["exit_code"] == 2
+    assert "limit" in other["error"] or "status" in other["error"]
+    assert "--force" in other["error"]
+    assert rows_of(tmp_path / name) == held
+    assert export(cli, path, "--status", "completed", "--force")["exit_code"] == 0
+    found = statuses(tmp_path / name)
+    assert found == {
+        row: status for row, status in expected(cli.simulator).items() if status == "completed"
+    }
+    cli.simulator.world.delete(next(iter(found)))
+    fresh = export(cli, path, "--status", "completed", "--fresh")
+    assert (fresh["exit_code"], fresh["mode"]) == (0, "full")
+    assert len(rows_of(tmp_path / name)) == len(found) - 1
+
+
+def test_a_dry_run_changes_nothing(cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "tasks.duckdb"
+    said = cli("export", "tasks", "--to", str(path), "--dry-run")
+    assert said.code == 0
+    assert "would write" in said.err
+    assert "1,200 tasks" in said.err
+    assert list(tmp_path.iterdir()) == []
+    assert len(cli.simulator.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("to", "said"),
+    [
+        ("ftp://x/tasks.parquet", "postgresql://"),
+        ("tasks.xlsx", ".parquet"),
+        ("tasks", ".duckdb"),
+        ("no/such/folder/tasks.jsonl", "no/such/folder"),
+    ],
+)
+def test_a_target_that_there_is_not(cli: Cli, tmp_path: Path, to: str, said: str) -> None:
+    told = cli("export", "tasks", "--to", to if ":" in to else str(tmp_path / to))
+    assert told.code == 2
+    assert said in told.err
+    assert len(told.err.splitlines()) == 1
+    assert cli.simulator.requests == []
+
+
+def test_unknown_columns_are_refused_with_those_that_there_are(cli: Cli, tmp_path: Path) -> None:
+    told = cli("export", "tasks", "--to", str(tmp_path / "t.parquet"), "--columns", "nonsense")
+    assert told.code == 2
+    assert "nonsense" in told.err
+    assert "user_info, run_id" in told.err
+    told = cli("export", "tasks", "--to", str(tmp_path / "t.jsonl"), "--columns", "status")
+    assert told.code == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("name", ["tasks.jsonl", "tasks.duckdb"])
+def test_a_signal_saves_what_came(
+    cli: Cli, tmp_path: Path, number: signal.Signals, name: str
+) -> None:
+    from test_cli_export import wait_for
+
+    cli.simulator.fault("hang", times=None, after=5)
+    path = tmp_path / name
+    arguments = ("export", "tasks", "--to", str(path), "--json", "--page-size", "100")
+    with cli.process(*arguments) as process:
+        wait_for(lambda: len(cli.simulator.requests) > 6)
+        process.send_signal(number)
+        out, err = process.communicate()
+    assert (process.returncode, err) == (128 + number, b"")
+    first = json.loads(out)
+    assert first["rows"] > 0
+    cli.simulator.clear_faults()
+    second = export(cli, path)
+    assert (second["exit_code"], second["mode"]) == (0, "resumed")
+    assert first["rows"] + second["rows"] == 1200
+    assert statuses(path) == expected(cli.simulator)
+
+
+def test_rows_that_cannot_be_read_are_told_and_read_by_the_next_run(
+    cli: Cli, tmp_path: Path
+) -> None:
+    world = cli.simulator.world
+    poisoned = world.task_ids()[300]
+    world.poison(poisoned)
+    path = tmp_path / "tasks.duckdb"
+    first = export(cli, path)
+    assert first["exit_code"] == 3
+    assert len(rows_of(path)) == 1199
+    world.delete(poisoned)
+    second = export(cli, path)
+    assert second["exit_code"] == 0
+    assert (second["inserted"], second["updated"]) == (0, 0)
+
+
+# -- from Python ---------------------------------------------------------------------------
+
+
+def client_of(sim: Simulator, **options: Any) -> UnpodClient:
+    return UnpodClient(
+        token=sim.token, base_url=sim.base_url, retry=RetryPolicy(attempts=1), **options
+    )
+
+
+@pytest.mark.anyio
+async def test_export_to_gives_the_receipt(tmp_path: Path) -> None:
+    async with Simulator(seed=2, runs=5, tasks=120) as sim, client_of(sim) as client:
+        space = client.space(sim.space_token)
+        receipt = await export_to(space.tasks(), tmp_path / "tasks.duckdb")
+        assert (receipt.verified, receipt.inserted) == (True, 120)
+        assert receipt.tables["tasks"].rows == 120
+        assert receipt.job.base_url == sim.base_url
+        receipt = await export_to(space.runs(), tmp_path / "tasks.duckdb")
+        assert receipt.tables["runs"].rows == 5
+        again = await export_to(space.tasks(), tmp_path / "tasks.duckdb")
+        assert (again.mode, again.inserted, again.updated) == ("refreshed", 0, 0)
+        run = sim.world.run_ids()[0]
+        one = await export_to(space.run(run).tasks(), tmp_path / "run.jsonl")
+        assert one.inserted == len(sim.world.task_ids(run))
+        for wrong in (space.tasks(), client.spaces()):
+            with pytest.raises(ConfigurationError):
+                await export_to(wrong, tmp_path / "run.jsonl")
+
+
+@pytest.mark.anyio
+async def test_a_target_that_fails_ends_the_reading_and_keeps_its_state(tmp_path: Path) -> None:
+    async with Simulator(seed=2, runs=5, tasks=500) as sim, client_of(sim) as client:
+        wanted = wanted_of(client.space(sim.space_token).tasks(page_size=50))
+        path = tmp_path / "tasks.duckdb"
+        for failing in (2, 1):
+            sink = sink_for(str(path), "tasks")
+            write, calls = sink.write, 0
+
+            def full(batch: Any, state: Any) -> Any:
+                nonlocal calls
+                calls += 1
+                if calls == failing:  # noqa: B023
+                    raise ExportError("no space is left")
+                return write(batch, state)  # noqa: B023
+
+            sink.write = full  # type: ignore[method-assign]
+            with pytest.raises(ExportError):
+                await Export(sink, wanted.job(), wanted.sources(), Options(rows=100)).run()
+        receipt = await export_to(client.space(sim.space_token).tasks(page_size=50), path)
+        assert (receipt.mode, receipt.inserted, receipt.verified) == ("resumed", 400, True)
+    assert rows_of(path).keys() == set(sim.world.task_ids())
+
+
+@pytest.mark.anyio
+async def test_an_error_of_the_platform_is_raised_when_all_is_written(tmp_path: Path) -> None:
+    async with Simulator(seed=2, runs=5, tasks=500) as sim, client_of(sim) as client:
+        sim.fault("status", status=500, after=4, times=None)
+        tasks = client.space(sim.space_token).tasks(page_size=50)
+        with pytest.raises(ServerError):
+            await export_to(tasks, tmp_path / "tasks.jsonl/", prefetch=1)
+        sim.clear_faults()
+        receipt = await export_to(tasks, tmp_path / "tasks.jsonl/")
+        assert receipt.mode == "resumed"
+        assert 0 < receipt.inserted < 400
+    assert rows_of(tmp_path / "tasks.jsonl").keys() == set(sim.world.task_ids())
