@@ -42,7 +42,7 @@ def test_export_of_a_changing_list(cli: Cli, tmp_path: Path, name: str, via: str
     found = ids(tmp_path / name)
     assert len(found) == len(set(found))
     assert world.lived_throughout(mark) <= set(found)
-    assert os.listdir(tmp_path) == [name]
+    assert sorted(os.listdir(tmp_path)) == [name, f"{name}.manifest.json"]
 
 
 def test_export_of_runs_and_of_one_run(cli: Cli, tmp_path: Path) -> None:
@@ -92,19 +92,26 @@ def test_a_full_disk(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(LinesFile, "write", full)
-    said = cli("export", "tasks", "--to", str(path), "--force")
-    assert (said.code, said.err) == (1, "error: the output: No space left on device\n")
-    assert os.listdir(tmp_path) == ["tasks.jsonl"]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        said = cli("export", "tasks", "--to", str(path), "--force")
+    assert said.code == 1
+    assert said.err.endswith("No space left on device\n")
     assert path.read_bytes() == b"old\n"
 
 
-def test_nothing_is_left_when_the_api_fails(cli: Cli, tmp_path: Path) -> None:
+def test_what_came_is_kept_when_the_api_fails(cli: Cli, tmp_path: Path) -> None:
     cli.simulator.fault("status", status=404, after=4)
     to = str(tmp_path / "tasks.jsonl")
     said = cli("export", "tasks", "--to", to, "--page-size", "100")
     assert said.code == 1
     assert said.err.startswith("error after ")
+    assert os.listdir(tmp_path) == [".tasks.jsonl.unpod"]
+
+
+def test_nothing_is_left_when_nothing_came(cli: Cli, tmp_path: Path) -> None:
+    cli.simulator.fault("status", status=404, times=None)
+    assert cli("export", "tasks", "--to", str(tmp_path / "tasks.jsonl")).code == 1
     assert os.listdir(tmp_path) == []
 
 
@@ -112,7 +119,7 @@ def test_what_is_not_proved_is_kept(cli: Cli, tmp_path: Path) -> None:
     cli.simulator.max_page_size = 5
     to = str(tmp_path / "runs.jsonl")
     assert cli("export", "runs", "--to", to).code == 5
-    assert os.listdir(tmp_path) == ["runs.jsonl"]
+    assert sorted(os.listdir(tmp_path)) == ["runs.jsonl", "runs.jsonl.manifest.json"]
 
 
 def test_what_is_not_all_is_kept_beside_the_target(cli: Cli, tmp_path: Path) -> None:
@@ -156,7 +163,7 @@ def wait_for(what: Callable[[], object]) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("via", ["walk", "runs"])
-def test_a_signal_leaves_nothing(
+def test_a_signal_leaves_the_old_file_as_it_was(
     cli: Cli, tmp_path: Path, number: signal.Signals, via: str
 ) -> None:
     cli.simulator.fault("hang", times=None, after=5)
@@ -173,7 +180,7 @@ def test_a_signal_leaves_nothing(
     assert process.returncode == 128 + number
     assert err == b""
     assert json.loads(out)["exit_code"] == 128 + number
-    assert os.listdir(tmp_path) == ["tasks.jsonl"]
+    assert set(os.listdir(tmp_path)) <= {".tasks.jsonl.unpod", "tasks.jsonl"}
     assert path.read_bytes() == b"old\n"
 
 
@@ -205,11 +212,11 @@ def test_a_signal_while_nobody_reads(cli: Cli) -> None:
 
 
 def test_a_second_signal_does_not_wait(cli: Cli, tmp_path: Path) -> None:
-    """The disk that should give up the file hangs."""
+    """The disk that should let go of the file hangs."""
     script = """if True:
         import time
-        from unpod_async.export._files import LinesFile
-        LinesFile.discard = lambda file: print(flush=True) or time.sleep(60)
+        from unpod_async.export.sinks._parts import FileSink
+        FileSink.close = lambda sink, receipt: print(flush=True) or time.sleep(60)
     """
     command = [*COMMAND[:-1], f"{script}\n{COMMAND[-1]}", "export", "tasks", "--to"]
     cli.simulator.fault("hang", times=None)
