@@ -66,7 +66,7 @@ def _export(kind: Kind, target: Target, options: ExportOptions, lanes: int, want
     async def work() -> None:
         async with await to_thread.run_sync(options.client, lanes) as client:
             wanted = _wanted(kind, target, options, lanes, client, want)
-            export = _made(wanted, target)
+            export = await to_thread.run_sync(_made, wanted, target)
             if target.dry_run:
                 await _tell_plan(export, wanted, outcome)
             else:
