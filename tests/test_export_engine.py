@@ -370,3 +370,79 @@ async def test_an_error_of_the_platform_is_raised_when_all_is_written(tmp_path: 
         assert receipt.mode == "resumed"
         assert 0 < receipt.inserted < 400
     assert rows_of(tmp_path / "tasks.jsonl").keys() == set(sim.world.task_ids())
+
+
+# -- several processes -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["tasks.jsonl", "tasks.parquet/", "tasks.csv"])
+def test_several_processes_write_one_target(cli: Cli, tmp_path: Path, name: str) -> None:
+    path = target(tmp_path, name)
+    for _ in range(2):
+        summary = export(cli, path, "--processes", "2")
+        assert (summary["exit_code"], summary.get("inserted")) == (0, 1200), summary
+        assert summary["report"]["verified"]
+        assert cli("verify", path).code == 0
+        left = {file.name for file in tmp_path.iterdir()}
+        assert left <= {Path(path).name, f"{Path(path).name}.manifest.json"}
+        cli.simulator.world.insert(0)
+    if name.endswith("jsonl"):
+        assert statuses(tmp_path / name) == expected(cli.simulator)
+    assert set(ids_of(tmp_path / name)) == set(cli.simulator.world.task_ids())
+
+
+def ids_of(path: Path) -> list[str]:
+    if path.suffix == ".csv":
+        import csv
+
+        with path.open(newline="") as file:
+            ids = [row["task_id"] for row in csv.DictReader(file)]
+    elif path.is_dir():
+        import pyarrow.parquet as pq
+
+        files = sorted(path.glob("tasks/*.parquet"))
+        assert len(files) >= 2
+        ids = [row for file in files for row in pq.read_table(file)["task_id"].to_pylist()]
+    else:
+        ids = list(rows_of(path))
+    assert len(set(ids)) == len(ids)
+    return ids
+
+
+def test_processes_that_are_stopped_go_on(cli: Cli, tmp_path: Path) -> None:
+    from test_cli_export import wait_for
+
+    cli.simulator.fault("hang", times=None, after=10)
+    path = str(tmp_path / "tasks.jsonl")
+    arguments = ("export", "tasks", "--to", path, "--processes", "2", "--json")
+    arguments += ("--page-size", "100", "--concurrency", "2")
+    with cli.process(*arguments) as process:
+        wait_for(lambda: len(cli.simulator.requests) > 10)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate()
+    assert (process.returncode, err) == (143, b"")
+    assert not (tmp_path / "tasks.jsonl").exists()
+    cli.simulator.clear_faults()
+    before = len(cli.simulator.requests)
+    assert export(cli, path, "--processes", "2")["exit_code"] == 0
+    assert len(cli.simulator.requests) - before < 40
+    assert statuses(tmp_path / "tasks.jsonl") == expected(cli.simulator)
+
+
+def test_a_process_that_fails_says_so_once(cli: Cli, tmp_path: Path) -> None:
+    cli.simulator.fault("status", status=401, times=None, after=3)
+    said = cli("export", "tasks", "--to", str(tmp_path / "t.jsonl"), "--processes", "2")
+    assert said.code == 4
+    assert len(said.err.splitlines()) == 1
+    assert "process" in said.err
+
+
+@pytest.mark.parametrize("options", [("--to", "t.duckdb"), ("--to", "t.jsonl", "--limit", "5")])
+def test_processes_need_files_and_whole_runs(
+    cli: Cli, tmp_path: Path, options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = cli("export", "tasks", "--processes", "2", *options)
+    assert said.code == 2
+    assert cli.simulator.requests == []
+    assert list(tmp_path.iterdir()) == []

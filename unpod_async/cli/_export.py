@@ -19,12 +19,13 @@ from unpod_async.export._state import Kind, Receipt
 
 from ._outcome import Outcome
 from ._progress import Progress
-from ._run import finish, run
+from ._run import beside, finish, run
 
 if TYPE_CHECKING:
     from unpod_async._client import SpaceHandle, UnpodClient
 
     from ._options import ExportOptions, TaskFilters
+    from ._processes import Shares
     from .export import Target
 
 Want = Callable[[list["SpaceHandle"]], dict[str, Any]]
@@ -35,7 +36,7 @@ def export_tasks(
     target: Target, via: str, runs: list[str] | None, filters: TaskFilters, options: ExportOptions
 ) -> int:
     """Export tasks; gives the exit code."""
-    by_runs = via == "runs" or (runs is not None and len(runs) > 1)
+    by_runs = via == "runs" or target.processes > 1 or (runs is not None and len(runs) > 1)
 
     def want(spaces: list[SpaceHandle]) -> dict[str, Any]:
         if by_runs and filters.given():
@@ -69,6 +70,9 @@ def _export(kind: Kind, target: Target, options: ExportOptions, lanes: int, want
             export = await to_thread.run_sync(_made, wanted, target)
             if target.dry_run:
                 await _tell_plan(export, wanted, outcome)
+            elif target.processes > 1:
+                shares = await to_thread.run_sync(_shares, export, wanted, target, options, client)
+                await _run(shares, options, outcome)
             else:
                 await _run(export, options, outcome)
 
@@ -111,6 +115,34 @@ def _made(wanted: Wanted, target: Target) -> Export:
     return Export(sink, job, wanted.sources(), options)
 
 
+def _shares(
+    export: Export, wanted: Wanted, target: Target, options: ExportOptions, client: UnpodClient
+) -> Shares:
+    from ._processes import Shares
+    from ._worker import Task
+
+    if wanted.limit is not None or wanted.kind != "tasks" or not wanted.by_runs:
+        raise ConfigurationError("--processes reads tasks by --via runs, all of them: no --limit")
+    task = Task(
+        token=options.token(),
+        base_url=client.base_url,
+        org_handle=client.org_handle,
+        auth_scheme=options.auth_scheme,
+        spaces=[space.token for space in wanted.spaces],
+        runs=None if wanted.runs is None else list(wanted.runs),
+        share=(1, 1),
+        target="",
+        raw=target.csv_raw,
+        status=list(wanted.status),
+        since=wanted.since,
+        columns=None if wanted.columns is None else list(wanted.columns),
+        page_size=wanted.page_size,
+        lanes=max(1, wanted.lanes // target.processes),
+        settle=target.settle,
+    )
+    return Shares(export, task, target.processes)
+
+
 async def _tell_plan(export: Export, wanted: Wanted, outcome: Outcome) -> None:
     """What would be done, with one small request for each list."""
     plan = await export.plan()
@@ -132,23 +164,24 @@ def _plan_of(plan: Plan) -> str:
     return {"full": "read all again and update", "resumed": "go on with"}.get(plan.mode, "refresh")
 
 
-async def _run(export: Export, options: ExportOptions, outcome: Outcome) -> None:
+async def _run(export: Export | Shares, options: ExportOptions, outcome: Outcome) -> None:
     outcome.path = export.sink.target
+
+    async def show() -> None:
+        if options.shows_progress:
+            await _show(export, options.limit)
+
+    async def work() -> None:
+        _sum_up(outcome, export, await export.run())
+
     try:
-        async with anyio.create_task_group() as group:
-            if options.shows_progress:
-                group.start_soon(_show, export, options.limit)
-            try:
-                _sum_up(outcome, export, await export.run())
-            except Exception as error:
-                outcome.error = error
-            group.cancel_scope.cancel()
+        await beside(show, work)
     finally:
         outcome.rows = sum(export.written)
         outcome.report = outcome.report or export.report
 
 
-async def _show(export: Export, limit: int | None) -> None:
+async def _show(export: Export | Shares, limit: int | None) -> None:
     def total() -> int | None:
         counted = export.report.expected.count_last
         return counted if limit is None or counted is None else min(counted, limit)
@@ -159,7 +192,7 @@ async def _show(export: Export, limit: int | None) -> None:
             await anyio.sleep(POLL)
 
 
-def _sum_up(outcome: Outcome, export: Export, receipt: Receipt) -> None:
+def _sum_up(outcome: Outcome, export: Export | Shares, receipt: Receipt) -> None:
     outcome.path = getattr(export.sink, "path_written", None) or export.sink.target
     outcome.report = replace(export.report, verified=receipt.verified, reason=receipt.reason)
     outcome.missing, outcome.failures = export.missing, export.failures

@@ -117,6 +117,12 @@ class Options:
     def rows_a_page(self) -> int:
         return self.page_size if not self.limit else min(self.page_size, self.limit)
 
+    def token(self) -> str:
+        """The token itself, to be handed to another process over a pipe."""
+        if self.token_file is not None:
+            return read_token(self.token_file)
+        return os.environ.get("UNPOD_API_TOKEN") or os.environ.get("UNPOD_PLATFORM_TOKEN", "")
+
     def client(self, lanes: int) -> UnpodClient:
         """A client as the flags say, not yet open. Raises `ConfigurationError`."""
         from unpod_async import Limits, RetryPolicy, UnpodClient

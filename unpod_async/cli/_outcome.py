@@ -106,6 +106,8 @@ class Outcome:
 
 def code_of(error: BaseException) -> int:
     """The exit code of a command that this error ended."""
+    if isinstance(code := getattr(error, "exit_code", None), int):  # another process has told
+        return code
     if isinstance(error, ConfigurationError):
         return 2
     if isinstance(error, IncompleteWalk):

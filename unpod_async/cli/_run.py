@@ -6,7 +6,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +48,21 @@ async def _until_signal(outcome: Outcome, work: Work) -> None:
         except Exception as error:
             outcome.error = error
         group.cancel_scope.cancel()
+
+
+async def beside(side: Callable[[], Coroutine[Any, Any, None]], work: Work) -> None:
+    """Do the work while something runs beside it, which ends with it. Raises what the work
+    raises, as it is."""
+    failure: Exception | None = None
+    async with anyio.create_task_group() as group:
+        group.start_soon(side)
+        try:
+            await work()
+        except Exception as error:
+            failure = error
+        group.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
 
 
 async def _watch(

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
+from cyclopts.validators import Number
 
 from ._options import NO_FILTERS, SEVERAL, ExportOptions, TaskFilters, duration, moment, names
 
@@ -59,6 +60,13 @@ class Target:
         bool,
         Parameter(negative="", show_default=False, help="Say what would be done, and do nothing."),
     ] = False
+    processes: Annotated[
+        int,
+        Parameter(
+            validator=Number(gte=1, lte=64),
+            help="Processes that share the runs; files only, read run by run.",
+        ),
+    ] = 1
     csv_raw: Annotated[
         bool,
         Parameter(negative="", show_default=False, help="CSV cells as they are, formulas too."),

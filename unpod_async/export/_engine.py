@@ -123,8 +123,8 @@ class Export:
         self.missing: str | None = None
         """Why rows are known to be missing."""
         self.failures: Sequence[tuple[Run, UnpodError]] = ()
+        self.options = options
         self._sources = sources
-        self._options = options
         self._clock = clock
         self._reports: list[Report] = []
         self._readers: list[Reader] = []
@@ -152,14 +152,14 @@ class Export:
     async def plan(self) -> Plan:
         """What `run()` would do. Changes nothing."""
         async with self._opened():
-            return await self._thread(plan_for, self.sink, self.job, self._options)
+            return await self._thread(plan_for, self.sink, self.job, self.options)
 
     async def run(self) -> Receipt:
         """Do it, and give the receipt that the target now holds. Raises what reading or writing
         raises; of a list that is not complete the receipt tells."""
         async with self._opened() as keep:
             began = self._clock()
-            plan = await self._thread(plan_for, self.sink, self.job, self._options)
+            plan = await self._thread(plan_for, self.sink, self.job, self.options)
             if plan.replaces:
                 await self._thread(self.sink.clear)
             self.mode = plan.mode
@@ -217,7 +217,7 @@ class Export:
 
     async def _due(self, state: State) -> dict[str, str] | None:
         """The rows to read again, with their runs; None if the whole list is cheaper."""
-        after = self._clock() - timedelta(seconds=self._options.settle)
+        after = self._clock() - timedelta(seconds=self.options.settle)
         rows = dict(await self._thread(self.sink.unsettled, after))
         for gone in state.gone:
             rows.pop(gone, None)
@@ -267,7 +267,7 @@ class Export:
         async def put(lines: list[bytes], place: Place) -> None:
             await send.send((lines, place))
 
-        reader = Reader(put, limit=self.job.limit, rows=self._options.rows or ROWS)
+        reader = Reader(put, limit=self.job.limit, rows=self.options.rows or ROWS)
         self._source = source
         self._readers.append(reader)
         async with anyio.create_task_group() as group:

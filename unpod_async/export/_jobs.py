@@ -22,13 +22,14 @@ __all__ = ["Wanted", "wanted_of"]
 
 class Wanted(Struct, kw_only=True):
     """Some lists, each by a walk; or, with `via="runs"`, the tasks of all runs of `spaces`, or
-    of the `runs` named. `lanes` are requests at once."""
+    of the `runs` named, or of one `share` (k, n) of them. `lanes` are requests at once."""
 
     kind: Kind
     listings: Sequence[Listing[Any]] = ()
     spaces: Sequence[SpaceHandle] = ()
     runs: Sequence[str] | None = None
     by_runs: bool = False
+    share: tuple[int, int] | None = None
     status: Sequence[str] = ()
     since: datetime | None = None
     columns: Sequence[str] | None = None
@@ -47,6 +48,7 @@ class Wanted(Struct, kw_only=True):
             query=first.query,
             via="runs" if self.by_runs else "walk",
             runs=None if self.runs is None or not self.by_runs else tuple(self.runs),
+            share=self.share,
             status=tuple(sorted(self.status)),
             since=None if self.since is None else self.since.isoformat(),
             columns=None if self.columns is None else tuple(self.columns),
@@ -68,7 +70,14 @@ class Wanted(Struct, kw_only=True):
         return self._all_runs(ids, None)
 
     def _all_runs(self, ids: Sequence[str] | None, place: Place | None) -> Source:
-        return Runs(self.spaces, ids, lanes=self.lanes, page_size=self.page_size, place=place)
+        return Runs(
+            self.spaces,
+            ids,
+            lanes=self.lanes,
+            page_size=self.page_size,
+            share=self.share,
+            place=place,
+        )
 
     async def _pages(self) -> int | None:
         rows = [await listing.count() for listing in self.listings]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
+from zlib import crc32
 
 import msgspec
 
@@ -175,7 +176,8 @@ class Walks:
 
 class Runs:
     """The tasks of many runs of some spaces, several runs read at once, handed on in the
-    order of the runs: all runs of each space, or the `given` ones.
+    order of the runs: all runs of each space, or the `given` ones; of those with a `share`
+    (k, n) only the k-th of n parts.
 
     A run that cannot be read is told in `failures`; when the job is taken up again, those
     are read last.
@@ -188,11 +190,13 @@ class Runs:
         *,
         lanes: int,
         page_size: int = 500,
+        share: tuple[int, int] | None = None,
         place: Place | None = None,
     ) -> None:
         place = place or {"space": 0, "behind": None, "report": None, "failed": [], "error": None}
         self._spaces = spaces
-        self._given = given
+        self._given = given if given is None else [one for one in given if is_of(share, one)]
+        self._share = share
         self._lanes = lanes
         self._page_size = page_size
         self._at: int = place["space"]
@@ -239,7 +243,7 @@ class Runs:
     async def _all_runs(self, reader: Reader, select: Select) -> None:
         listing = self._spaces[self._at].runs(page_size=500)
         async with listing.walk(prefetch=2, resume=self._behind) as walk:
-            runs = _Placed(walk)
+            runs = _Placed(walk, self._share)
 
             def behind(run: Run) -> None:
                 self._behind = runs.places.pop(run.run_id)
@@ -304,19 +308,27 @@ class Runs:
 
 
 class _Placed:
-    """The runs of a walk, with the place behind each until it is asked for."""
+    """The runs of a walk that are of a share, with the place behind each until it is asked for."""
 
-    def __init__(self, walk: Walk[Run]) -> None:
+    def __init__(self, walk: Walk[Run], share: tuple[int, int] | None) -> None:
         self._walk = walk
+        self._share = share
         self.places: dict[str, Place] = {}
 
     def __aiter__(self) -> _Placed:
         return self
 
     async def __anext__(self) -> Run:
-        run = await anext(self._walk)
-        self.places[run.run_id] = self._walk.checkpoint()
-        return run
+        while True:
+            run = await anext(self._walk)
+            if is_of(self._share, run.run_id):
+                self.places[run.run_id] = self._walk.checkpoint()
+                return run
+
+
+def is_of(share: tuple[int, int] | None, run_id: str) -> bool:
+    """Whether a run is of a share: the same whenever and wherever it is asked."""
+    return share is None or crc32(run_id.encode()) % share[1] == share[0] - 1
 
 
 def total(first: Report, second: Report) -> Report:

@@ -29,6 +29,8 @@ class Job(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     query: str = ""
     via: Literal["walk", "runs"] = "walk"
     runs: tuple[str, ...] | None = None
+    share: tuple[int, int] | None = None
+    """The k-th of n parts of the runs."""
     status: tuple[str, ...] = ()
     since: str | None = None
     columns: tuple[str, ...] | None = None

@@ -48,27 +48,35 @@ class Output:
     closed = False
 
     def __init__(self) -> None:
-        self._hash = hashlib.sha256()
         self.bytes = 0
+        self._hash = hashlib.sha256()
+        self._held = bytearray()  # a Parquet file comes in hundreds of pieces
         self._failure: BaseException | None = None
 
     @property
     def sha256(self) -> str:
+        """Known after `commit()`."""
         return self._hash.hexdigest()
 
     def write(self, data: Any) -> int:
         """After a failure nothing is written any more, and nothing raised: a writer that is
         closed because of it would only hide the first."""
         view = memoryview(data).cast("B")
+        self._held += view
+        self.bytes += len(view)
+        if len(self._held) >= _STEP:
+            self._write()
+        return len(view)
+
+    def _write(self) -> None:
+        held, self._held = self._held, bytearray()
         if self._failure is None:
+            self._hash.update(held)
             try:
-                self._put(view)
+                self._put(memoryview(held))
             except BaseException as error:
                 self._failure = error
                 raise
-            self._hash.update(view)
-            self.bytes += len(view)
-        return len(view)
 
     def tell(self) -> int:
         return self.bytes
@@ -90,6 +98,7 @@ class Output:
 
     def commit(self) -> None:
         """The file is durable under its name. Raises what made it fail."""
+        self._write()
         if self._failure is not None:
             raise self._failure
         self._finish()
@@ -253,6 +262,15 @@ class LocalStore:
     def move(self, name: str, to: str, *, replace: bool) -> None:
         old, new = self._root / name, self._root / to
         os.replace(old, new) if replace else _take_name(old, new)
+        _sync(new.parent)
+
+    def adopt(self, path: Path, name: str) -> None:
+        """A file that is elsewhere on this disk, under a name here too."""
+        new = self._root / name
+        self._make(new.parent)
+        with suppress(FileNotFoundError):
+            os.unlink(new)
+        os.link(path, new, follow_symlinks=False)
         _sync(new.parent)
 
     def remove(self, name: str) -> None:

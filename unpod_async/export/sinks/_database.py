@@ -1,0 +1,158 @@
+"""What a database is to `_adbc`: how it is reached, what it calls things, what its errors say."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+from unpod_async._missing import needs
+from unpod_async._secrets import safe_text
+from unpod_async.errors import ConfigurationError, ExportError, UnpodError
+
+with needs("arrow", "pyarrow"):
+    import pyarrow as pa
+
+__all__ = ["Database", "harmless", "plain", "quoted"]
+
+OTHERS_SHOWN = 3
+
+
+def quoted(name: str) -> str:
+    return f'"{name}"'
+
+
+def plain(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """JSON columns as text, times as microseconds: what `row_hash` is made of."""
+    arrays = []
+    for column in batch.columns:
+        if isinstance(column.type, pa.BaseExtensionType):
+            column = column.storage
+        elif pa.types.is_timestamp(column.type):
+            column = column.cast(pa.timestamp("us", column.type.tz)).cast(pa.int64())
+        arrays.append(column)
+    return pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)
+
+
+class Database(ABC):
+    """One database. `target` says where, without a password."""
+
+    types: ClassVar[dict[pa.DataType, str]]
+    turns_key: ClassVar[str | None]
+    names_columns: ClassVar[bool]
+    """Whether the driver appends by the columns' names, not by their order."""
+    target: str
+
+    # -- taking it
+
+    def take(self) -> None:
+        """Before the connection. Raises `ConfigurationError` if it cannot be ours alone."""
+
+    def look(self) -> None:
+        """Before a connection that only reads."""
+
+    def is_readable(self) -> bool:
+        return self.unreadable() is None
+
+    def unreadable(self) -> str | None:
+        """In words, that what is there is no such database."""
+        return None
+
+    def replace(self, *, cleared: bool) -> None:
+        """Put an empty database in the place of what is none. Raises `ConfigurationError`
+        unless the user wants that."""
+
+    @abstractmethod
+    def connect(self, *, read_only: bool = False) -> Any:
+        """A connection of the driver's `dbapi`, every statement its own transaction."""
+
+    def settle(self, cursor: Any) -> None:
+        """What the session needs before it writes."""
+
+    def before_commit(self) -> None:
+        """Last of all in a transaction."""
+
+    def finish(self, cursor: Any) -> None:
+        """The export is over."""
+
+    def release(self, *, keep: bool) -> None:
+        """After the connection; what `take` made goes, unless it is to be kept."""
+
+    # -- what is there
+
+    @abstractmethod
+    def columns_of(self, table: str) -> str:
+        """SQL for the (name, type) of a table's columns in order; none if there is no table."""
+
+    def others(self, cursor: Any) -> str | None:  # noqa: ARG002
+        """In words, what is there that keeps a new export away."""
+        return None
+
+    # -- values
+
+    def held(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """A batch as this database can hold it."""
+        return batch
+
+    def text(self, sent: str) -> str:
+        """A text as this database can hold it."""
+        return sent
+
+    def notes(self) -> list[str]:
+        return []
+
+    def moment(self, moment: pa.Array) -> str:
+        """A time (of an array of one) in SQL."""
+        return f"TIMESTAMPTZ '{moment.cast(pa.string())[0].as_py()}'"
+
+    def rows(self, cursor: Any, table: str, fields: pa.Schema) -> Iterator[tuple[Any, ...]]:
+        """The rows of a table, JSON as text, times as microseconds, never many at once."""
+        cursor.execute(f"SELECT {', '.join(map(quoted, fields.names))} FROM {table}")
+        for batch in cursor.fetch_record_batch():
+            yield from zip(*(column.to_pylist() for column in plain(batch).columns), strict=True)
+
+    # -- errors
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Around all work: the driver's errors become `ExportError` or what `refusal` says."""
+        try:
+            yield
+        except (UnpodError, OSError):
+            raise
+        except self.errors() as error:
+            text = str(error)
+            if (refused := self.refusal(error)) is not None:
+                raise ConfigurationError(f"{self.target}: {refused}") from None
+            raise ExportError(f"{self.target}: {self.harmless(text)}") from None
+
+    def errors(self) -> tuple[type[Exception], ...]:
+        with needs("arrow", "adbc_driver_manager"):
+            from adbc_driver_manager import Error
+        return (Error, pa.ArrowException)
+
+    def refusal(self, error: Exception) -> str | None:  # noqa: ARG002
+        """In words, what the user must change to get past this error; None if it failed."""
+        return None
+
+    def harmless(self, text: str) -> str:
+        return harmless(text)
+
+
+def harmless(text: str) -> str:
+    """The first line of an error without its prefixes and without what it quotes: that may be
+    of a row. Names of our own stay."""
+    line = _PREFIX.sub("", text.strip().partition("\n")[0])
+    return safe_text(_QUOTED.sub(_unquoted, line), limit=300)
+
+
+def _unquoted(match: re.Match[str]) -> str:
+    inner = match.group()[1:-1]
+    return match.group() if inner in _NAMES or inner.startswith("unpod_") else "…"
+
+
+_PREFIX = re.compile(r"^(?:[A-Z_]+: |\[\w+\] |Failed to [\w ]+: |PGRES_\w+ |ERROR: +|FATAL: +)+")
+_QUOTED = re.compile(r"\"[^\"]*\"?|(?<!\w)'[^']*'?|\(.*=.*\)?")
+_NAMES = {"tasks", "runs", "transcript_turns", "task_id", "run_id", "row_hash", "state", "receipt"}

@@ -1,0 +1,432 @@
+"""Delta Lake: `delta:PATH` or `delta:s3://BUCKET/PATH`, a folder with a Delta table for each table.
+
+What is atomic: the rows of `tasks` (or `runs`) and the state are one commit of one table, the
+state in the commit's metadata: it is never ahead of the rows. The turns are another table, and
+Delta has no commit over two: they are committed just before, under the same number, and if the
+commit of the tasks does not follow, they are put back to what they were, by this export or, if
+it was killed, by the next one that opens the target. Until then a reader may see turns that are
+newer than their tasks. Every row is written by its key, so a batch that comes again does no harm.
+The receipt is a property of the table (`unpod.receipt`), committed last.
+
+One export at a time: a lock on the folder. In an object store there is none: there the second
+of two exports fails at its commit, for each names the number of the one that it follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from unpod_async._missing import needs
+from unpod_async._secrets import safe_text
+from unpod_async.errors import ConfigurationError, ExportError, UnpodError
+from unpod_async.export._schema import IDENTITY, TABLES, TURNS, schema_of
+from unpod_async.export._sink import Written
+from unpod_async.export._state import Kind, Receipt, State, TableEntry, read_state
+
+from ._database import harmless, plain
+from ._folder import Folder
+from ._verify import Stored, differences, fingerprint, turns_fingerprint
+
+with needs("delta", "pyarrow", "deltalake"):
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+    from deltalake.exceptions import DeltaError
+
+if TYPE_CHECKING:
+    from unpod_async.export._batch import Batch
+
+__all__ = ["make"]
+
+APP = "unpod_async"
+STATE, RECEIPT, NUMBER, BEFORE = "unpod.state", "unpod.receipt", "unpod.number", "unpod.before"
+PRIMES = (2147483647, 2147483629)
+KEEP_LOG = {"delta.logRetentionDuration": "interval 3650 days"}
+"""The state is in the log: it must not be cleaned away while others write to the table."""
+
+
+def make(target: str, kind: Kind, columns: tuple[str, ...] | None) -> DeltaSink:
+    return DeltaSink(target.removeprefix("delta:"), kind, columns)
+
+
+class DeltaSink:
+    """A folder of Delta tables."""
+
+    def __init__(self, place: str, kind: Kind, columns: tuple[str, ...] | None) -> None:
+        if not place or "\0" in place:
+            raise ConfigurationError("delta:PATH needs the path of a folder")
+        self._folder = None if "://" in place else Folder(place)
+        self._place = str(self._folder.path) if self._folder else place.rstrip("/")
+        self.target = f"delta:{safe_text(_without_secrets(self._place))}"
+        self.notes: list[str] = []
+        self._kind: Kind = kind
+        self._id = IDENTITY[kind]
+        self._schemas = {name: _stored_schema(name, kind, columns) for name in TABLES[kind]}
+        self._tables: dict[str, Any] = {}
+        self._state: State | None = None
+        self._number = 0
+        self._clear = self._wrote = self._is_ours = False
+
+    # -- open and close
+
+    def open(self) -> None:
+        if self._folder:
+            self._folder.take()
+        try:
+            with self._told():
+                self._tables = self._found()
+                self._number = self._last(self._kind)[0]
+                if not self._clear:
+                    self._read()
+                    self._mend()
+        except BaseException:
+            self._leave()
+            raise
+
+    def _found(self) -> dict[str, DeltaTable]:
+        places = {name: f"{self._place}/{name}" for name in self._schemas}
+        return {
+            name: DeltaTable(place)
+            for name, place in places.items()
+            if DeltaTable.is_deltatable(place)
+        }
+
+    def _last(self, table: str) -> tuple[int, dict[str, Any]]:
+        """The number and the metadata of the last commit that was ours."""
+        if table in self._tables:
+            for limit in (10, None):  # nearly always the last one
+                for commit in self._tables[table].history(limit):
+                    if NUMBER in commit:
+                        return int(commit[NUMBER]), commit
+        return 0, {}
+
+    def _read(self) -> None:
+        commit = self._last(self._kind)[1]
+        self._is_ours = bool(commit)
+        if STATE in commit:
+            self._state = read_state(commit[STATE])
+        if commit:
+            self._compare_columns()
+
+    def _compare_columns(self) -> None:
+        for name, schema in self._schemas.items():
+            if name not in self._tables:
+                raise ConfigurationError(f"{self.target}: its table {name} is gone")
+            have = {field.name for field in self._tables[name].schema().fields}
+            if lacking := [column for column in schema.names if column not in have]:
+                raise ConfigurationError(
+                    f"{self.target}: its table {name} is of another export or version: "
+                    f"it has no column {', '.join(lacking[:3])}"
+                )
+
+    def _mend(self) -> None:
+        """Turns whose tasks were never committed go."""
+        if TURNS in self._tables:
+            number, commit = self._last(TURNS)
+            if number > self._number:
+                self._put_back(int(commit[BEFORE]))
+
+    def _put_back(self, version: int) -> None:
+        self._tables[TURNS].restore(
+            version, commit_properties=_marked(self._number, {BEFORE: str(version)})
+        )
+
+    def checkpoint(self) -> State | None:
+        return self._state
+
+    def in_the_way(self) -> str | None:
+        if self._is_ours:
+            return None
+        if self._tables:
+            return f"{self.target} has a table {min(self._tables)} that is of no export"
+        if self._folder and (
+            others := self._folder.others({name for names in TABLES.values() for name in names})
+        ):
+            return f"{self.target} holds other files: {others}"
+        return None
+
+    def clear(self) -> None:
+        self._clear = True
+        self._state = None
+
+    def close(self, receipt: Receipt | None) -> None:
+        try:
+            if receipt is not None:
+                with self._told():
+                    self._finish(receipt)
+        finally:
+            self._leave()
+
+    def _finish(self, receipt: Receipt) -> None:
+        self._prepare()
+        receipt.files = []
+        receipt.tables = {name: self._entry(name) for name in self._schemas}
+        kept = {} if self._state is None else {STATE: self._state.as_json().decode()}
+        self._tables[self._kind].alter.set_table_properties(
+            {RECEIPT: receipt.as_json().decode()},
+            raise_if_not_exists=False,
+            commit_properties=_marked(self._number, kept),
+        )
+        self._wrote = True
+
+    def _leave(self) -> None:
+        self._tables = {}
+        if self._folder:
+            self._folder.release(keep=self._wrote)
+
+    # -- write
+
+    def write(self, batch: Batch, state: State) -> Written:
+        tables = self._made(batch)
+        with self._told():
+            self._prepare()
+            self._check_alone()
+            written = self._take_over(tables, state)
+        self._state, self._is_ours, self._wrote = state, True, True
+        self._number += 1
+        return written
+
+    def _made(self, batch: Batch) -> dict[str, pa.Table]:
+        tables = batch.tables("json") if len(batch) else {}
+        return {
+            name: _text(tables[name], schema) if tables else schema.empty_table()
+            for name, schema in self._schemas.items()
+        }
+
+    def _prepare(self) -> None:
+        """The tables are there; those to be replaced are emptied with the first rows' commits."""
+        for name, schema in self._schemas.items():
+            if name not in self._tables:
+                place = f"{self._place}/{name}"
+                self._wrote = True
+                self._tables[name] = DeltaTable.create(place, schema=schema, configuration=KEEP_LOG)
+
+    def _check_alone(self) -> None:
+        for table in self._tables.values():
+            table.update_incremental()
+        last = self._tables[self._kind].transaction_version(APP)
+        if last is not None and last > self._number:
+            raise ConfigurationError(f"another export is writing to {self.target}")
+
+    def _take_over(self, tables: dict[str, pa.Table], state: State) -> Written:
+        rows = tables[self._kind]
+        same = {} if self._clear else self._hits(rows)
+        new = [at for at in range(len(rows)) if at not in same]
+        changed = [at for at, is_same in same.items() if not is_same]
+        taken = rows.take(pa.array(sorted([*new, *changed]), pa.int64()))
+        with self._turns_too(tables, taken[self._id], _at(rows[self._id], changed)):
+            self._write(self._kind, taken, [self._id] if changed else [], {STATE: _json(state)})
+        self._clear = False
+        return Written(len(new), len(changed), len(same) - len(changed))
+
+    @contextmanager
+    def _turns_too(self, tables: dict[str, pa.Table], ids: Any, changed: Any) -> Iterator[None]:
+        """The turns are committed before the block, and put back if it fails: at once if that
+        can be, else when the target is opened again."""
+        if TURNS not in self._tables:
+            yield
+            return
+        table = self._tables[TURNS]
+        before = table.version()
+        turns = tables[TURNS].filter(pc.is_in(tables[TURNS]["task_id"], _set(ids)))
+        turns = turns.append_column("gone", pa.array([False] * len(turns), pa.bool_()))
+        turns = pa.concat_tables([turns, self._gone(turns, changed)])
+        key = ["task_id", "index"] if len(changed) else []
+        if len(turns) or self._clear:
+            self._write(TURNS, turns, key, {BEFORE: str(before)})
+        ours = table.version()
+        try:
+            yield
+        except BaseException:
+            if ours > before:
+                with suppress(DeltaError, OSError):
+                    self._put_back(before)
+            raise
+
+    def _gone(self, turns: pa.Table, changed: Any) -> pa.Table:
+        """The stored turns behind the last one that a changed task still has."""
+        left = dict.fromkeys(changed.to_pylist(), 0)
+        for task_id in turns["task_id"].to_pylist():
+            if task_id in left:
+                left[task_id] += 1
+        found = [
+            {"task_id": task_id, "index": index, "gone": True}
+            for task_id, index in self._scan(TURNS, ["task_id", "index"], "task_id", [*left])
+            if index >= left[task_id]
+        ]
+        return pa.Table.from_pylist(found, schema=turns.schema)
+
+    def _write(self, name: str, rows: pa.Table, key: list[str], kept: dict[str, str]) -> None:
+        """One commit: new rows are appended, or, with a `key`, merged by it."""
+        table, marked = self._tables[name], _marked(self._number + 1, kept, is_write=True)
+        if not key or self._clear:
+            if "gone" in rows.schema.names:
+                rows = rows.drop_columns(["gone"])
+            form: dict[str, Any] = {"mode": "append"}
+            if self._clear:
+                form = {"mode": "overwrite", "schema_mode": "overwrite"}
+            write_deltalake(table, rows, commit_properties=marked, **form)
+            table.update_incremental()
+            return
+        where = " AND ".join(f't."{column}" = s."{column}"' for column in key)
+        merge = table.merge(
+            rows, where, source_alias="s", target_alias="t", commit_properties=marked
+        )
+        if "gone" in rows.schema.names:
+            values = {f'"{n}"': f's."{n}"' for n in rows.schema.names if n != "gone"}
+            merge = merge.when_matched_delete("s.gone").when_matched_update(values)
+            merge.when_not_matched_insert(values, "NOT s.gone").execute()
+        else:
+            merge.when_matched_update_all().when_not_matched_insert_all().execute()
+
+    def _hits(self, rows: pa.Table) -> dict[int, bool]:
+        """Of the rows that are there already, by position: whether they stay as they are."""
+        names = [self._id, "row_hash", "modified_at"]
+        mine = [column.to_pylist() for column in _plain(rows.select(names)).columns]
+        places = {row_id: at for at, row_id in enumerate(mine[0])}
+        hits = {}
+        for row_id, hashed, modified in self._scan(self._kind, names, self._id, mine[0]):
+            at = places[row_id]
+            newest = mine[2][at]
+            is_older = None not in (modified, newest) and modified > newest
+            hits[at] = hashed == mine[1][at] or is_older
+        return hits
+
+    # -- read
+
+    def _scan(
+        self, name: str, columns: list[str], key: str | None = None, ids: list[str] | None = None
+    ) -> Iterator[tuple[Any, ...]]:
+        """Some columns of the rows (with these ids), never many rows at once."""
+        if ids == []:
+            return
+        wanted = pa.array(ids or [], pa.string())
+        stored = self._tables[name].to_pyarrow_dataset()
+        for batch in stored.to_batches(
+            columns=columns, batch_size=8192, batch_readahead=2, fragment_readahead=1
+        ):
+            if key is not None:  # not by the dataset's own filter: a merge leaves string views
+                batch = batch.filter(pc.is_in(batch[key].cast(pa.string()), wanted))
+            yield from zip(*(column.to_pylist() for column in plain(batch).columns), strict=True)
+
+    def unsettled(self, after: datetime) -> list[tuple[str, str | None]]:
+        if not self._is_ours or self._clear:
+            return []
+        names = list(dict.fromkeys((self._id, "run_id")))
+        with self._told():
+            stored = self._tables[self._kind].to_pyarrow_dataset()
+            found = stored.to_table(columns=names, filter=pc.field("settles_from") > after)
+        first, last = found[names[0]].to_pylist(), found[names[-1]].to_pylist()
+        return list(zip(first, last, strict=True))
+
+    def verify(self) -> tuple[Receipt, list[str]]:
+        try:
+            with self._told():
+                self._tables = self._found()
+                receipt = self._receipt()
+                stored = {
+                    name: self._stored(name) if name in self._tables else None
+                    for name in self._schemas
+                }
+                return receipt, differences(receipt, self._kind, stored)
+        finally:
+            self._tables = {}
+
+    def _receipt(self) -> Receipt:
+        found = None
+        if self._kind in self._tables:
+            found = self._tables[self._kind].metadata().configuration.get(RECEIPT)
+        if found is None:
+            raise ConfigurationError(f"{self.target} holds no receipt of an export of {self._kind}")
+        try:
+            return msgspec.json.decode(found, type=Receipt)
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise ConfigurationError(f"{self.target}: its receipt is damaged ({error})") from None
+
+    def _stored(self, name: str) -> Stored:
+        fields = self._tables[name].schema().fields
+        columns = [(field.name, str(getattr(field.type, "type", field.type))) for field in fields]
+        return Stored(columns, lambda names: self._scan(name, names), str, lambda: self._sums(name))
+
+    def _sums(self, name: str) -> tuple[int, str | None]:
+        if name == TURNS:
+            return self._tables[name].to_pyarrow_dataset().count_rows(), None
+        count, sums = 0, [0, 0]
+        for (hashed,) in self._scan(name, ["row_hash"]):
+            count += 1
+            for at, prime in enumerate(PRIMES):
+                sums[at] += hashed % prime if hashed is not None else 0
+        return count, fingerprint(sums)
+
+    def _entry(self, name: str) -> TableEntry:
+        stored = self._stored(name)
+        rows, sums = stored.sums()
+        if name == TURNS and "transcript" not in self._schemas["tasks"].names:
+            sums = turns_fingerprint(stored)
+        ours = set(self._schemas[name].names)
+        columns = [(column, kind) for column, kind in stored.columns if column in ours]
+        return TableEntry(rows=rows, columns=columns, fingerprint=sums)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except (UnpodError, OSError):
+            raise
+        except (DeltaError, pa.ArrowException, ValueError) as error:
+            raise ExportError(f"{self.target}: {harmless(str(error))}") from None
+
+
+def _json(state: State) -> str:
+    return state.as_json().decode()
+
+
+def _marked(number: int, kept: dict[str, str], *, is_write: bool = False) -> CommitProperties:
+    """What a commit of ours carries. Of two writes with one number the second fails."""
+    return CommitProperties(
+        custom_metadata={NUMBER: str(number), **kept},
+        app_transactions=[Transaction(APP, number)] if is_write else None,
+    )
+
+
+def _stored_schema(name: str, kind: Kind, columns: tuple[str, ...] | None) -> pa.Schema:
+    """JSON as text: Delta has no type for it."""
+    schema = schema_of(name, "json", columns if name == kind else None)
+    return pa.schema(
+        [field.with_type(pa.string()) if field.type == pa.json_() else field for field in schema]
+    )
+
+
+def _text(batch: pa.RecordBatch, schema: pa.Schema) -> pa.Table:
+    arrays = [
+        column.storage if isinstance(column.type, pa.BaseExtensionType) else column
+        for column in batch.columns
+    ]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _plain(rows: pa.Table) -> pa.RecordBatch:
+    return plain(rows.combine_chunks().to_batches()[0] if len(rows) else _none(rows.schema))
+
+
+def _none(schema: pa.Schema) -> pa.RecordBatch:
+    return pa.RecordBatch.from_pylist([], schema=schema)
+
+
+def _set(ids: Any) -> pa.Array:
+    return pa.array(ids.to_pylist(), pa.string())
+
+
+def _at(column: Any, places: list[int]) -> Any:
+    return column.take(pa.array(places, pa.int64()))
+
+
+def _without_secrets(place: str) -> str:
+    """The URL of a store without user, password and query."""
+    scheme, colon, rest = place.partition("://")
+    return f"{scheme}{colon}{rest.rpartition('@')[2].partition('?')[0]}" if colon else place

@@ -1,0 +1,135 @@
+"""DuckDB: `x.duckdb`, `duckdb:PATH`.
+
+The tables have JSON columns as JSON and times as TIMESTAMPTZ. While an export runs, the file
+is locked by it and by DuckDB: nobody else can read it either.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from typing import Any, ClassVar
+
+from unpod_async._missing import needs
+from unpod_async.export._schema import TIME
+from unpod_async.export._state import Kind
+
+from ._adbc import AdbcSink
+from ._database import Database
+from ._database_file import DatabaseFile
+from ._targets import path_of, replace, tables_there
+
+with needs("duckdb", "pyarrow", "duckdb", "_duckdb", "adbc_driver_duckdb", "adbc_driver_manager"):
+    import adbc_driver_duckdb
+    import pyarrow as pa
+    from adbc_driver_manager import AdbcConnection, AdbcDatabase, dbapi
+
+__all__ = ["make"]
+
+SETTINGS = {
+    "memory_limit": "256MB",
+    "threads": "2",
+    "preserve_insertion_order": "false",
+}
+"""So that an export of any length stays small. Rows have no order but that of their columns."""
+
+
+def make(target: str, kind: Kind, columns: tuple[str, ...] | None) -> AdbcSink:
+    return AdbcSink(DuckDB(path_of(target, "duckdb")), kind, columns)
+
+
+class DuckDB(Database):
+    types: ClassVar = {
+        pa.string(): "VARCHAR",
+        pa.json_(): "JSON",
+        pa.int64(): "BIGINT",
+        pa.float64(): "DOUBLE",
+        TIME: "TIMESTAMPTZ",
+    }
+    # A unique index would not let a key be deleted and inserted in one transaction.
+    turns_key: ClassVar = None
+    names_columns: ClassVar = False
+
+    def __init__(self, path: str) -> None:
+        self._file = DatabaseFile(
+            path, beside=(".wal",), empty=_empty, is_ours=lambda head: head[8:12] == b"DUCK"
+        )
+        self.target = str(self._file.path)
+
+    def take(self) -> None:
+        self._file.take()
+
+    def look(self) -> None:
+        self._file.look()
+
+    def unreadable(self) -> str | None:
+        return f"{self.target} is no DuckDB database" if self._file.is_foreign else None
+
+    def replace(self, *, cleared: bool) -> None:
+        replace(self, self._file, cleared=cleared)
+
+    def connect(self, *, read_only: bool = False) -> Any:
+        settings = dict(SETTINGS)
+        if read_only:
+            settings["access_mode"] = "READ_ONLY"
+        else:
+            self._file.scratch.mkdir(mode=0o700, exist_ok=True)
+            settings["temp_directory"] = str(self._file.scratch)
+            self._file.protect(".wal")
+        return _connect(self.target, settings)
+
+    def before_commit(self) -> None:
+        self._file.protect(".wal")
+
+    def finish(self, cursor: Any) -> None:
+        cursor.execute("CHECKPOINT")
+
+    def release(self, *, keep: bool) -> None:
+        self._file.release(keep=keep)
+
+    def columns_of(self, table: str) -> str:
+        return (
+            "SELECT column_name, data_type FROM duckdb_columns() WHERE NOT internal AND "
+            "database_name = current_database() AND schema_name = current_schema() AND "
+            f"table_name = '{table}' ORDER BY column_index"
+        )
+
+    def others(self, cursor: Any) -> str | None:
+        cursor.execute(
+            "SELECT table_name FROM information_schema.tables "
+            "WHERE table_catalog = current_database() ORDER BY 1 LIMIT 3"
+        )
+        return tables_there(self.target, cursor.fetchall())
+
+    def refusal(self, error: Exception) -> str | None:
+        text = str(error)
+        if "Conflicting lock" in text or "Could not set lock" in text:
+            return "another program has it open"
+        if "not a valid DuckDB database" in text:
+            return "it is no DuckDB database"
+        return None
+
+
+def _connect(path: str, settings: dict[str, str]) -> Any:
+    """By ADBC's own class: the driver's `connect` takes no settings."""
+    database = AdbcDatabase(
+        driver=adbc_driver_duckdb.driver_path(),
+        entrypoint="duckdb_adbc_init",
+        path=path,
+        **settings,
+    )
+    try:
+        return dbapi.Connection(database, AdbcConnection(database), autocommit=True)
+    except BaseException:
+        database.close()
+        raise
+
+
+def _empty() -> bytes:
+    """The bytes of an empty database: DuckDB itself takes no file that is there and empty, and
+    would make one that the umask lets others read."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "empty.duckdb")
+        _connect(path, {}).close()
+        with open(path, "rb") as file:
+            return file.read()

@@ -1,0 +1,144 @@
+"""SQLite: `x.sqlite`, `x.sqlite3`, `x.db`, `sqlite:PATH`.
+
+JSON columns are TEXT, and times are text too: `2026-01-31 09:00:00.000000Z`, always as long,
+so that they sort and SQLite's own date functions read them.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+from urllib.parse import quote
+
+from unpod_async._missing import needs
+from unpod_async.export._schema import TIME
+from unpod_async.export._state import Kind
+
+from ._adbc import AdbcSink
+from ._database import Database, quoted
+from ._database_file import DatabaseFile
+from ._targets import path_of, replace, tables_there
+
+with needs("sqlite", "pyarrow", "adbc_driver_sqlite", "adbc_driver_manager"):
+    import pyarrow as pa
+    from adbc_driver_sqlite import dbapi
+
+__all__ = ["make"]
+
+_AT_ONCE = 2_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def make(target: str, kind: Kind, columns: tuple[str, ...] | None) -> AdbcSink:
+    return AdbcSink(SQLite(path_of(target, "sqlite")), kind, columns)
+
+
+class SQLite(Database):
+    types: ClassVar = {
+        pa.string(): "TEXT",
+        pa.json_(): "TEXT",
+        pa.int64(): "INTEGER",
+        pa.float64(): "REAL",
+        TIME: "TEXT",
+    }
+    turns_key: ClassVar = 'PRIMARY KEY (task_id, "index")'
+    names_columns: ClassVar = True
+
+    def __init__(self, path: str) -> None:
+        self._file = DatabaseFile(
+            path,
+            beside=("-journal", "-wal", "-shm"),
+            empty=lambda: b"",
+            is_ours=lambda head: head.startswith(b"SQLite format 3\0"),
+        )
+        self.target = str(self._file.path)
+
+    def take(self) -> None:
+        self._file.take()
+
+    def look(self) -> None:
+        self._file.look()
+
+    def unreadable(self) -> str | None:
+        return f"{self.target} is no SQLite database" if self._file.is_foreign else None
+
+    def replace(self, *, cleared: bool) -> None:
+        replace(self, self._file, cleared=cleared)
+
+    def connect(self, *, read_only: bool = False) -> Any:
+        return dbapi.connect(self._url("ro" if read_only else "rw"), autocommit=True)
+
+    def _url(self, mode: str) -> str:
+        return f"file:{quote(self.target)}?mode={mode}"
+
+    def settle(self, cursor: Any) -> None:
+        for setting in ("synchronous = FULL", "cache_size = -65536", "temp_store = MEMORY"):
+            cursor.execute(f"PRAGMA {setting}")
+
+    def release(self, *, keep: bool) -> None:
+        self._file.release(keep=keep)
+
+    def columns_of(self, table: str) -> str:
+        return f"SELECT name, type FROM pragma_table_info('{table}')"
+
+    def others(self, cursor: Any) -> str | None:
+        cursor.execute(
+            "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') "
+            "AND name NOT LIKE 'sqlite!_%' ESCAPE '!' ORDER BY 1 LIMIT 3"
+        )
+        return tables_there(self.target, cursor.fetchall())
+
+    def held(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        arrays = []
+        for column in batch.columns:
+            if isinstance(column.type, pa.BaseExtensionType):
+                column = column.storage
+            elif pa.types.is_timestamp(column.type):
+                column = column.cast(pa.string())
+            arrays.append(column)
+        return pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)
+
+    def moment(self, moment: pa.Array) -> str:
+        return f"'{moment.cast(pa.string())[0].as_py()}'"
+
+    def rows(self, cursor: Any, table: str, fields: pa.Schema) -> Iterator[tuple[Any, ...]]:
+        """By the module of Python: the driver guesses a column's type from its first values.
+        Only after the driver's connection is closed may this one be: see `_database_file`."""
+        del cursor
+        times = [at for at, field in enumerate(fields) if pa.types.is_timestamp(field.type)]
+        names = ", ".join(map(quoted, fields.names))
+        with closing(sqlite3.connect(self._url("ro"), uri=True)) as link:
+            for row in link.execute(f"SELECT {names} FROM {table}"):
+                yield _timed(row, times) if times else row
+
+    def errors(self) -> tuple[type[Exception], ...]:
+        return (*super().errors(), sqlite3.Error)
+
+    def refusal(self, error: Exception) -> str | None:
+        text = str(error)
+        if "is locked" in text:
+            return "another program is writing to it"
+        if "is not a database" in text:
+            return "it is no SQLite database"
+        if "readonly database" in text or "unable to open" in text:
+            return "it cannot be written to"
+        return None
+
+    def harmless(self, text: str) -> str:
+        return super().harmless(text.partition("\nquery")[0])
+
+
+def _timed(row: tuple[Any, ...], times: list[int]) -> tuple[Any, ...]:
+    """The row with its times as microseconds; what is no time stays, and is found different."""
+    values = list(row)
+    for at in times:
+        if isinstance(value := values[at], str):
+            try:
+                delta = datetime.fromisoformat(value) - _EPOCH
+            except (ValueError, TypeError):
+                continue
+            values[at] = (delta.days * 86400 + delta.seconds) * 1_000_000 + delta.microseconds
+    return tuple(values)
