@@ -4,6 +4,7 @@ only says what differs. A part stands between `<!-- generated: NAME -->` and `<!
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 import json
 import os
@@ -13,13 +14,21 @@ import sys
 import sysconfig
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from unpod_async import models
+from rich.console import Console
+
+from unpod_async import UnpodClient, models
+from unpod_async.export import export_to
+from unpod_async.simulator import Simulator
 
 README = Path(__file__).parent.parent / "README.md"
 RESULTS = README.parent / "benchmarks" / "results"
 MARKED = re.compile(r"(?s)(<!-- generated: (\S+) -->\n).*?(<!-- end: \2 -->)")
-COMMANDS = ("tasks", "runs", "spaces", "export", "export tasks", "export runs", "simulate", "demo")
+COMMANDS = (
+    *("tasks", "runs", "spaces", "export", "export tasks", "export runs"),
+    *("verify", "simulate", "demo"),
+)
 
 
 def cli_help() -> str:
@@ -59,11 +68,31 @@ def benchmarks() -> str:
     return "\n".join([*lines, ""])
 
 
+def query() -> str:
+    """What the demo asks the database that it made, of a platform that stands still."""
+    from unpod_async.cli import _demo_show
+
+    with TemporaryDirectory() as folder, Simulator(seed=1, runs=20, tasks=2000) as simulator:
+        asyncio.run(_export(simulator, Path(folder) / _demo_show.DATABASE))
+        console = Console(width=80, highlight=False)
+        with console.capture() as shown:
+            console.print(_demo_show.asked(Path(folder)))
+    lines = [line.rstrip() for line in shown.get().splitlines()]
+    text = [f"```sql{_demo_show.QUERY}", "```", "", "```text", *lines, "```", ""]
+    return "\n".join(text)
+
+
+async def _export(simulator: Simulator, path: Path) -> None:
+    async with UnpodClient(token=simulator.token, base_url=simulator.base_url) as client:
+        await export_to(client.space(simulator.space_token).tasks(), path)
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "benchmarks": benchmarks,
     "call-table": lambda: f"{models.call_table().strip()}\n",
     "cli-help": cli_help,
     "exit-codes": exit_codes,
+    "query": query,
 }
 
 

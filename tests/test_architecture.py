@@ -45,7 +45,8 @@ OURS = {
     "_missing": "errors",
     "export": "_client _missing _pages _paging _report _secrets _seen _version errors models",
     "simulator": "",
-    "cli": "__init__ _client _pages _retry _secrets _version errors export models simulator",
+    "cli": "__init__ _client _missing _pages _report _retry _secrets _version errors export models "
+    "simulator",
     "integrations": "_protocol _report _stats _version errors",
 }
 # Who may import what of others; for types alone (`if TYPE_CHECKING`) anyone may.
@@ -54,7 +55,7 @@ OTHERS = {
     "yarl": {"_transport"},
     "cyclopts": {"cli"},
     "pyarrow": {"export"},
-    "duckdb": {"export"},
+    "duckdb": {"cli", "export"},
     "adbc_driver_manager": {"export"},
     "deltalake": {"export"},
     "rich": {"cli"},

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from test_cli import COMMAND, Cli, cli, settings, simulator  # noqa: F401  (three are fixtures)
 
-from unpod_async.export._files import LinesFile
+from unpod_async.export._source import Reader
 from unpod_async.simulator import Churn, Simulator
 
 
@@ -282,10 +282,11 @@ def test_the_demo_proves_its_point(cli: Cli, tmp_path: Path) -> None:
     assert max(map(len, lines[:-1])) <= 80 + len(str(tmp_path))
     assert lines[-1].startswith(sys.argv[0])
     assert lines[-1].endswith(
-        "export tasks --space SPACE --token-file TOKEN_FILE --to tasks.jsonl.gz"
+        "export tasks --space SPACE --token-file TOKEN_FILE --to calls.duckdb"
     )
-    assert len(os.listdir(tmp_path / "kept")) == 3
-    assert len(ids(tmp_path / "kept" / "unpod-demo-walk.jsonl.gz")) > 1400
+    assert "FROM transcript_turns" in said.out
+    assert len(ids(tmp_path / "kept" / "unpod-demo-runs.jsonl")) > 1400
+    assert cli("verify", str(tmp_path / "kept" / "unpod-demo.duckdb")).code == 0
 
 
 def test_the_demo_in_ascii_and_without_litter(cli: Cli, tmp_path: Path) -> None:
@@ -300,12 +301,15 @@ def test_the_demo_in_ascii_and_without_litter(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_the_demo_says_so_if_a_task_is_lost(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = LinesFile.write
+    add = Reader.add
 
-    def forgetful(file: LinesFile, data: bytes) -> None:
-        write(file, data.partition(b"\n")[2])
+    def forgetful(reader: Reader, line: bytes) -> None:
+        if reader.taken % 100 != 7:
+            add(reader, line)
+        else:
+            reader.taken += 1
 
-    monkeypatch.setattr(LinesFile, "write", forgetful)
+    monkeypatch.setattr(Reader, "add", forgetful)
     said = cli(*DEMO)
     assert said.code == 3
     assert "NOT exact" in said.out

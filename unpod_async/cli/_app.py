@@ -50,8 +50,9 @@ Rows, files and content are read again; exit code 3 and what differs if they do.
 Prints the lines that point `unpod-async` at it, until Ctrl-C.""",
     "demo": """Show the main job without a network: export a list while it changes.
 
-A simulated platform inserts and deletes tasks while they are read. Both ways
-of export are compared with its log, and with what a plain page loop gets.""",
+A simulated platform inserts and deletes tasks while they are read, by a walk
+into DuckDB and run by run into JSON Lines. Both are compared with its log, and
+with what a plain page loop gets; then the database is asked a question.""",
 }
 
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing, suppress
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio import to_thread
 
-from unpod_async.errors import IncompleteWalk, UnpodError
+from unpod_async.errors import IncompleteWalk
 
 from ._progress import Progress
 
 if TYPE_CHECKING:
-    from unpod_async import Listing, RunTasks
-    from unpod_async._client import SpaceHandle
+    from unpod_async import Listing
 
     from ._options import Options
     from ._outcome import Outcome
@@ -39,29 +37,8 @@ async def copy_list(
             await Copier(write, outcome, options.limit, bar).copy(walk)
 
 
-async def copy_runs(
-    space: SpaceHandle, write: Write, outcome: Outcome, options: Options, *, progress: bool
-) -> None:
-    """Every task of every run, several runs read at once."""
-    count = None
-    if progress:
-        with suppress(UnpodError):  # if it matters, the runs will tell
-            count = await space.tasks(deadline=10).count()
-    streams = space.run_tasks_raw(concurrency=options.lanes(16), page_size=options.page_size)
-    async with streams as stream, aclosing(_flat(stream)) as rows:
-        outcome.report, outcome.failures = stream.report, stream.failures
-        with Progress(lambda: _least(count, options.limit), shown=progress) as bar:
-            await Copier(write, outcome, options.limit, bar).copy(rows)
-
-
 def _least(count: int | None, limit: int | None) -> int | None:
     return count if limit is None or count is None else min(count, limit)
-
-
-async def _flat(stream: RunTasks[bytes]) -> AsyncGenerator[bytes, None]:
-    async for _, tasks in stream:
-        for task in tasks:
-            yield task
 
 
 class Copier:

@@ -4,38 +4,41 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AbstractContextManager, aclosing, nullcontext
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 from anyio import to_thread
 
-from unpod_async import UnpodClient
+from unpod_async import Report, UnpodClient
+from unpod_async._missing import needs
 from unpod_async.errors import ConfigurationError
-from unpod_async.export._files import open_lines
+from unpod_async.export._engine import Export, Options
+from unpod_async.export._jobs import Wanted
+from unpod_async.export._sink import sink_for
 from unpod_async.simulator import Churn, Simulator
 
-from ._copy import Copier, Write, copy_list, copy_runs
-from ._demo_check import Tally, check
-from ._demo_show import show
-from ._options import DEFAULTS
+from ._demo_check import Ids, Tally, check, from_database, from_lines
+from ._demo_show import DATABASE, show
 from ._outcome import Outcome
-from ._progress import Progress
 from ._run import finish, run
 
 if TYPE_CHECKING:
-    from unpod_async import Listing, Task
     from unpod_async._client import SpaceHandle
 
-Read = Callable[["SpaceHandle", Write, Outcome], Awaitable[None]]
+Read = Callable[["SpaceHandle", Path], Awaitable[tuple["Report | None", Ids]]]
 
 LATENCY = 0.02  # seconds, of each answer
 INSERTS, DELETES = 2, 5  # with each request for a page
+LINES = "unpod-demo-runs.jsonl"
 
 
 def demonstrate(*, runs: int, tasks: int, to: Path | None, as_json: bool) -> int:
     """The whole demo; gives the exit code."""
+    with needs("duckdb", "duckdb"):
+        import duckdb  # noqa: F401  (here, so that nothing is begun without it)
     outcome, tallies = Outcome("demo"), list[Tally]()
     churn = Churn(inserts=INSERTS, deletes=DELETES)
     simulator = Simulator(seed=1, runs=runs, tasks=tasks, churn=churn, latency=LATENCY)
@@ -44,7 +47,7 @@ def demonstrate(*, runs: int, tasks: int, to: Path | None, as_json: bool) -> int
         seconds = outcome.seconds
         judge(outcome, tallies)
         if not as_json and outcome.exit_code in (0, 3, 5):
-            show(simulator, tallies, outcome, seconds=seconds, kept=to)
+            show(simulator, tallies, outcome, Path(directory), seconds=seconds, kept=to)
     return finish(outcome, quiet=True, as_json=as_json, json_to_stdout=True)
 
 
@@ -62,57 +65,71 @@ def directory_for(path: Path | None) -> AbstractContextManager[str | Path]:
 async def compare(
     simulator: Simulator, directory: Path, tallies: list[Tally], outcome: Outcome
 ) -> None:
-    """Export all tasks in each way, and hold the files against what the platform knows."""
-    ways: dict[str, tuple[str, Read]] = {
-        "walk": ("unpod-demo-walk.jsonl.gz", _walk),
-        "fan-out": ("unpod-demo-runs.jsonl", _fan_out),
-        "page loop": ("unpod-demo-pages.jsonl", _page_loop),
-    }
+    """Read all tasks in each way, and hold what came against what the platform knows."""
+    ways: dict[str, Read] = {"walk": _walk, "fan-out": _fan_out, "page loop": _page_loop}
     async with UnpodClient(
         token=simulator.token, base_url=simulator.base_url, org_handle=simulator.org_handle
     ) as client:
         space = client.space(simulator.space_token)
         await space.tasks(page_size=1).count()  # so that no way pays for the first connection
-        for way, (name, read) in ways.items():
-            tallies.append(await export(way, directory / name, simulator, space, read))
-    outcome.report = next((t.report for t in tallies[:2] if not t.verified), tallies[0].report)
+        for way, read in ways.items():
+            tallies.append(await tally(way, read, space, directory, simulator))
+    proved = [tally.report for tally in tallies[:2] if tally.report is not None]
+    outcome.report = next((report for report in proved if not report.verified), proved[0])
 
 
-async def export(
-    way: str, path: Path, simulator: Simulator, space: SpaceHandle, read: Read
+async def tally(
+    way: str, read: Read, space: SpaceHandle, directory: Path, simulator: Simulator
 ) -> Tally:
-    """Export by one way, then count what is in the file."""
-    outcome = Outcome(way)
+    """Read by one way, then count what came."""
     world = simulator.world
     mark, requests, began = world.mark(), len(simulator.requests), time.perf_counter()
-    async with open_lines(path, force=True) as file:
-        await read(space, file.write, outcome)
-        save = file.set_aside if outcome.lacks_something else file.commit
-        outcome.path = await to_thread.run_sync(save)
-    outcome.seconds = time.perf_counter() - began
-    requests = len(simulator.requests) - requests
-    return await to_thread.run_sync(check, outcome, world, mark, requests, abandon_on_cancel=True)
+    report, ids = await read(space, directory)
+    return await to_thread.run_sync(
+        lambda: check(
+            way,
+            ids,
+            world,
+            mark,
+            report=report,
+            seconds=time.perf_counter() - began,
+            requests=len(simulator.requests) - requests,
+        ),
+        abandon_on_cancel=True,
+    )
 
 
-async def _walk(space: SpaceHandle, write: Write, outcome: Outcome) -> None:
-    await copy_list(space.tasks(page_size=500), write, outcome, DEFAULTS, progress=False)
+async def _walk(space: SpaceHandle, directory: Path) -> tuple[Report | None, Ids]:
+    path = directory / DATABASE
+    return await _exported(space, path, by_runs=False), lambda: from_database(path)
 
 
-async def _fan_out(space: SpaceHandle, write: Write, outcome: Outcome) -> None:
-    await copy_runs(space, write, outcome, DEFAULTS, progress=False)
+async def _fan_out(space: SpaceHandle, directory: Path) -> tuple[Report | None, Ids]:
+    path = directory / LINES
+    return await _exported(space, path, by_runs=True), lambda: from_lines(path)
 
 
-async def _page_loop(space: SpaceHandle, write: Write, outcome: Outcome) -> None:
+async def _exported(space: SpaceHandle, path: Path, *, by_runs: bool) -> Report:
+    """What `export tasks --to PATH --fresh` does."""
+    wanted = Wanted(
+        kind="tasks",
+        listings=[space.tasks(page_size=500)],
+        spaces=[space],
+        by_runs=by_runs,
+        lanes=16 if by_runs else 4,
+    )
+    sink = await to_thread.run_sync(sink_for, str(path), "tasks")
+    options = Options(force=True, fresh=True)
+    receipt = await Export(sink, wanted.job(), wanted.sources(), options).run()
+    return msgspec.convert(receipt.report, Report)
+
+
+async def _page_loop(space: SpaceHandle, _: Path) -> tuple[Report | None, Ids]:
     """What one would write without this library: page after page, until one is short."""
-    async with aclosing(_pages(space.tasks(page_size=500))) as rows:
-        bar = Progress(lambda: None, shown=False)
-        await Copier(write, outcome, None, bar).copy(rows)
-
-
-async def _pages(listing: Listing[Task]) -> AsyncGenerator[bytes, None]:
-    async for page in listing.raw().pages():
-        for row in page.items:
-            yield row
+    rows: list[tuple[str, str | None]] = []
+    async for page in space.tasks(page_size=500).pages():
+        rows += [(task.task_id, task.status) for task in page.items]
+    return None, lambda: rows
 
 
 def judge(outcome: Outcome, tallies: list[Tally]) -> None:

@@ -1,37 +1,25 @@
-"""Holds an exported file against what the simulated platform knows of its tasks."""
+"""Holds what was exported against what the simulated platform knows of its tasks."""
 
 from __future__ import annotations
 
-import gzip
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from itertools import islice
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from unpod_async import Report
-from unpod_async._pages import TASKS
 from unpod_async.simulator import World
 
-from ._outcome import Outcome
-
-PAGE = 500  # lines decoded at once
-
-
-@dataclass
-class Calls:
-    """What the demo draws: how many tasks of each status, and how long the calls took."""
-
-    statuses: Counter[str] = field(default_factory=Counter)
-    durations: list[float] = field(default_factory=list)
+Ids = Callable[[], Iterable[tuple[str, str | None]]]
+"""(id, status) of all rows that an export wrote, read anew."""
 
 
 @dataclass
 class Tally:
-    """One way of export: what its file holds, beside what lived throughout."""
+    """One way of reading: what came of it, beside what lived throughout."""
 
     way: str
     rows: int
@@ -42,7 +30,6 @@ class Tally:
     requests: int
     seconds: float
     report: Report | None
-    path: Path
 
     @property
     def repeated(self) -> int:
@@ -64,50 +51,53 @@ class Tally:
         return {name: getattr(self, name) for name in (*names.split(), "verified")}
 
 
-def check(outcome: Outcome, world: World, mark: int, requests: int) -> Tally:
-    """Read the file again and compare it with the platform's own log since `mark`."""
-    assert isinstance(outcome.path, Path)
+def check(
+    way: str,
+    ids: Ids,
+    world: World,
+    mark: int,
+    *,
+    report: Report | None,
+    seconds: float,
+    requests: int,
+) -> Tally:
+    """Read again what was written, and compare it with the platform's own log since `mark`."""
     lived = world.lived_throughout(mark)
     seen: Counter[str] = Counter()
     invented = 0
-    for line in _lines(outcome.path):
-        row = msgspec.json.decode(line)
-        seen[row["task_id"]] += 1
-        invented += not _was_held(world, row)
+    for row_id, status in ids():
+        seen[row_id] += 1
+        invented += not _was_held(world, row_id, status)
     return Tally(
-        way=outcome.command,
+        way=way,
         rows=seen.total(),
         distinct=len(seen),
         lived_throughout=len(lived),
         lost=len(lived - seen.keys()),
         invented=invented,
         requests=requests,
-        seconds=outcome.seconds,
-        report=outcome.report,
-        path=outcome.path,
+        seconds=seconds,
+        report=report,
     )
 
 
-def _was_held(world: World, row: dict[str, Any]) -> bool:
+def _was_held(world: World, row_id: str, status: str | None) -> bool:
     """Whether the platform ever had this row. (Here rows come and go, and none changes.)"""
     try:
-        return world.row(row["task_id"]) == row
+        return bool(world.row(row_id).get("status") == status)
     except KeyError:
         return False
 
 
-def read_calls(path: Path) -> Calls:
-    """The same file through the models, as a user would read it."""
-    calls = Calls()
-    lines = _lines(path)
-    while page := b",".join(islice(lines, PAGE)):
-        for task in TASKS.decode(b'{"data":[' + page + b"]}").items:
-            calls.statuses[task.status or "none"] += 1
-            if (duration := task.call.duration) is not None:
-                calls.durations.append(duration)
-    return calls
+def from_database(path: Path) -> list[tuple[str, str | None]]:
+    import duckdb
+
+    with duckdb.connect(str(path), read_only=True) as database:
+        return database.execute("SELECT task_id, status FROM tasks").fetchall()
 
 
-def _lines(path: Path) -> Iterator[bytes]:
+def from_lines(path: Path) -> Iterable[tuple[str, str | None]]:
     with path.open("rb") as file:
-        yield from gzip.GzipFile(fileobj=file) if ".gz" in path.suffixes else file
+        for line in file:
+            row = msgspec.json.decode(line)
+            yield row["task_id"], row.get("status")

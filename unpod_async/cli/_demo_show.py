@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
-from ._demo_check import Calls, Tally, read_calls
+from ._demo_check import Tally
 from ._terminal import write_stdout
 
 if TYPE_CHECKING:
@@ -18,14 +17,22 @@ if TYPE_CHECKING:
 
     from ._outcome import Outcome
 
-NEXT = "export tasks --space SPACE --token-file TOKEN_FILE --to tasks.jsonl.gz"
-MINUTES = (0, 1, 2, 5, 10, 20)
+DATABASE = "unpod-demo.duckdb"
+NEXT = "export tasks --space SPACE --token-file TOKEN_FILE --to calls.duckdb"
+QUERY = """
+SELECT status, count(*) AS calls, round(avg(call_duration)) AS seconds,
+       sum(said) AS turns, sum(asked) AS questions
+FROM tasks LEFT JOIN (
+    SELECT task_id, count(*) AS said, count(*) FILTER (text LIKE '%?%') AS asked
+    FROM transcript_turns GROUP BY task_id) USING (task_id)
+GROUP BY status ORDER BY calls DESC"""
 
 
 def show(
     simulator: Simulator,
     tallies: list[Tally],
     outcome: Outcome,
+    directory: Path,
     *,
     seconds: float,
     kept: Path | None,
@@ -35,10 +42,13 @@ def show(
     with console.capture() as page:
         console.print(_introduction(simulator.world))
         console.print(_table(tallies))
-        _draw(console, read_calls(tallies[0].path))
         console.print(_conclusion(tallies, outcome, seconds))
+        console.print(
+            f"\nThe walk made a DuckDB database. A query over it:\n{QUERY}\n", markup=False
+        )
+        console.print(asked(directory))
         if kept is not None:
-            console.print(f"The files are in {kept}.", markup=False, soft_wrap=True)
+            console.print(f"\nThe files are in {kept}.", markup=False, soft_wrap=True)
         line = f"{sys.argv[0]} {NEXT}"  # as it was called: it need not be on the PATH
         console.print(f"\nThe same with a real space:\n{line}", markup=False, soft_wrap=True)
     write_stdout(page.get().encode(sys.stdout.encoding, "backslashreplace"))
@@ -50,8 +60,8 @@ def _introduction(world: World) -> str:
     return (
         f"A simulated platform of {len(world) + deleted - inserted:,} tasks in "
         f"{len(world.run_ids())} runs. While they were read,\n"
-        f"{inserted:,} tasks were inserted and {deleted:,} deleted. Each way wrote a file, "
-        "which was\nthen read again and compared with the platform's own log.\n"
+        f"{inserted:,} tasks were inserted and {deleted:,} deleted. What each way wrote was "
+        "then\nread again and compared with the platform's own log.\n"
     )
 
 
@@ -75,27 +85,21 @@ def _table(tallies: list[Tally]) -> Table:
     return table
 
 
-def _draw(console: Console, calls: Calls) -> None:
-    bar = "█" if console.encoding.startswith("utf") else "#"
-    statuses = dict(calls.statuses.most_common(8))
-    _chart(console, "Tasks by status", statuses, bar)
-    minutes = [seconds / 60 for seconds in calls.durations]
-    counts = {
-        f"{low:>2} to {high:>2} min": sum(low <= length < high for length in minutes)
-        for low, high in pairwise(MINUTES)
-    }
-    counts[f"{MINUTES[-1]} min or more"] = sum(length >= MINUTES[-1] for length in minutes)
-    _chart(console, "Calls by duration", counts, bar)
+def asked(directory: Path) -> Table:
+    """What the database answers."""
+    import duckdb
 
-
-def _chart(console: Console, title: str, counts: dict[str, int], bar: str) -> None:
-    console.print(f"\n{title}")
-    most = max(counts.values(), default=0)
-    for name, count in counts.items():
-        length = round(48 * count / most) if most else 0
-        length = max(length, 1) if count else 0
-        console.print(f"  {name:<18}{count:>8,} ", end="")
-        console.print(bar * length, style="cyan")
+    with duckdb.connect(str(directory / DATABASE), read_only=True) as database:
+        answer = database.execute(QUERY)
+        names = [column[0] for column in answer.description or ()]
+        rows = answer.fetchall()
+    table = Table(box=None, padding=(0, 1), pad_edge=False)
+    for name in names:
+        table.add_column(name, justify="left" if name == "status" else "right")
+    for status, *numbers in rows:
+        told = ("-" if number is None else f"{int(number):,}" for number in numbers)
+        table.add_row(str(status), *told)
+    return table
 
 
 def _conclusion(tallies: list[Tally], outcome: Outcome, seconds: float) -> str:
