@@ -23,6 +23,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    """Libraries in C count what is left at the end, and complain."""
+    gc.unfreeze()
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
