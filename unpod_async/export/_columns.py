@@ -6,33 +6,37 @@ turns of all transcripts are three flat lists and the offsets between them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
-from itertools import accumulate, chain, pairwise, repeat
+from functools import cached_property
+from hashlib import sha256
+from itertools import accumulate, chain, pairwise
 from operator import attrgetter
+from struct import unpack
 from typing import Any
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Raw, Struct, UnsetType
 
-from unpod_async._call import role
+from unpod_async._call import moment, role
 from unpod_async._missing import needs
 from unpod_async.models import _OBJECT, Call, Turn, _as_text, _as_whole
 
 from ._batch import (
+    _PACKED,
     IDENTITY,
     TURNS,
     Batch,
     evaluation_of,
     json_text,
-    row_hash,
     settles_from,
     task_settles,
 )
-from ._schema import Column, Nested, chosen, schema_of, turn_fields
+from ._schema import TIME, Column, Nested, chosen, schema_of, turn_fields
 
 with needs("arrow", "pyarrow"):
     import pyarrow as pa
+    import pyarrow.compute as pc
 
 __all__ = ["table_of", "tables_of"]
 
@@ -69,14 +73,15 @@ def _rows(
         elif column.source == "call":
             values[column.name] = list(map(attrgetter(column.read), calls))
     values |= _computed(kind, items, calls)
-    values["row_hash"] = _row_hashes(values, columns)
-    arrays = [
-        turns.native()
-        if column.name == "transcript" and turns is not None and nested == "native"
-        else _array(values[column.name], field.type)
-        for column, field in zip(columns, schema, strict=True)
-    ]
-    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+    arrays = {
+        field.name: turns.native()
+        if field.name == "transcript" and turns is not None and nested == "native"
+        else _array(values[field.name], field.type)
+        for field in schema
+        if field.name != "row_hash"
+    }
+    arrays["row_hash"] = _row_hashes(values, arrays, columns)
+    return pa.RecordBatch.from_arrays([arrays[name] for name in schema.names], schema=schema)
 
 
 def _computed(kind: str, items: list[Any], calls: list[Call]) -> dict[str, list[Any]]:
@@ -102,29 +107,30 @@ class _Turns:
     """The turns of some transcripts, one behind the other."""
 
     def __init__(self, transcripts: list[tuple[Turn, ...]]) -> None:
-        self._lengths = list(map(len, transcripts))
-        self._offsets = list(accumulate(self._lengths, initial=0))
+        self._offsets = list(accumulate(map(len, transcripts), initial=0))
         turns = list(chain.from_iterable(transcripts))
         # Past the properties where the usual is there: a call each costs more than all else.
-        self._role = list(map(role, map(attrgetter("_role"), turns)))
+        self._role = _each_once(role, map(attrgetter("_role"), turns))
         self._text = [
             text if type(text) is str and text else turn.text
             for text, turn in zip(map(attrgetter("_text"), turns), turns, strict=True)
         ]
-        self._at = [
-            None if at is None and time is None else turn.at
-            for (at, time), turn in zip(map(attrgetter("_at", "_time"), turns), turns, strict=True)
-        ]
+        self._at = _times(turns)
 
+    @cached_property
     def _arrays(self) -> list[pa.Array]:
         values = (self._role, self._text, self._at)
         return [pa.array(v, field.type) for v, field in zip(values, turn_fields(), strict=True)]
 
+    @cached_property
+    def _starts(self) -> pa.Array:
+        return pa.array(self._offsets, pa.int32())
+
     def native(self) -> pa.Array:
         """A list of structs for each transcript."""
-        structs = pa.StructArray.from_arrays(self._arrays(), fields=turn_fields())
+        structs = pa.StructArray.from_arrays(self._arrays, fields=turn_fields())
         type_ = pa.list_(pa.struct(turn_fields()))
-        return pa.ListArray.from_arrays(pa.array(self._offsets, pa.int32()), structs, type=type_)
+        return pa.ListArray.from_arrays(self._starts, structs, type=type_)
 
     def as_json(self) -> list[str | None]:
         """JSON text for each transcript, None for an empty one."""
@@ -136,17 +142,41 @@ class _Turns:
 
     def table(self, ids: list[str]) -> pa.RecordBatch:
         """A row for each turn."""
-        tasks = chain.from_iterable(map(repeat, ids, self._lengths))
-        index = chain.from_iterable(map(range, self._lengths))
+        count = len(self._text)
+        task = pc.list_parent_indices(pa.ListArray.from_arrays(self._starts, pa.nulls(count)))
+        first = self._starts.take(task).cast(pa.int64())
         arrays = [
-            pa.array(list(tasks), pa.string()),
-            pa.array(list(index), pa.int64()),
-            *self._arrays(),
+            pa.array(ids, pa.string()).take(task),
+            pc.subtract(pa.array(range(count), pa.int64()), first),
+            *self._arrays,
         ]
         return pa.RecordBatch.from_arrays(arrays, schema=schema_of(TURNS, "json"))
 
 
 _SAID = msgspec.json.Encoder()
+
+
+def _each_once(rule: Callable[[Any], Any], sent: Iterable[Any]) -> list[Any]:
+    """What the rule makes of each value, asked once for those that are equal."""
+    sent = list(sent)
+    if not set(map(type, sent)) <= _PLAIN:  # 1 and True are equal too, a list has no hash
+        return list(map(rule, sent))
+    made = {value: rule(value) for value in set(sent)}
+    return list(map(made.__getitem__, sent))
+
+
+_PLAIN = {str, type(None)}
+
+
+def _times(turns: list[Turn]) -> list[datetime | None]:
+    """The `at` of each."""
+    sent = zip(map(attrgetter("_at"), turns), map(attrgetter("_time"), turns), turns, strict=True)
+    return [
+        None
+        if at is None and time is None
+        else (moment(at) if type(at) is str else None) or turn.at
+        for at, time, turn in sent
+    ]
 
 
 def table_of(kind: str, batches: Iterable[Batch], nested: Nested = "native") -> pa.Table:
@@ -156,16 +186,22 @@ def table_of(kind: str, batches: Iterable[Batch], nested: Nested = "native") -> 
 
 
 def _slot_values(items: list[Any], column: Column) -> list[Any]:
-    sent = map(attrgetter(column.read), items)
+    if column.name == "objective":
+        return [item.objective for item in items]
+    sent = list(map(attrgetter(column.read), items))
+    kinds = set(map(type, sent))
+    if kinds <= _ABSENT:
+        return [None] * len(sent)
     if column.hint in (str, str | None):
-        if column.name == "objective":
-            return [item.objective for item in items]
-        return [value if type(value) is str else _as_text(value) for value in sent]
+        return sent if kinds == {str} else list(map(_as_text, sent))
     if column.hint == int | None:
-        return [_as_whole(value) for value in sent]
+        return list(map(_as_whole, sent))
     if column.hint == datetime | None:
-        return list(map(attrgetter(column.name), items))
-    return [json_text(value) for value in sent]
+        return list(map(moment, sent))
+    return list(map(json_text, sent))
+
+
+_ABSENT = {UnsetType, type(None)}
 
 
 def _extra(item: Any) -> str | None:
@@ -205,9 +241,21 @@ def _oversized(item: Any) -> str | None:
     return msgspec.json.encode(lost).decode() if lost else None
 
 
-def _row_hashes(values: dict[str, list[Any]], columns: Iterable[Column]) -> list[int]:
-    hashed = [values[column.name] for column in columns if column.name != "row_hash"]
-    return list(map(row_hash, zip(*filter(None, hashed), strict=True)))
+def _row_hashes(
+    values: dict[str, list[Any]], arrays: dict[str, pa.Array], columns: Iterable[Column]
+) -> pa.Array:
+    """The `row_hash` of each row, by columns: times from their arrays, one buffer for all."""
+    hashed = [
+        arrays[name].cast(pa.int64()).to_pylist() if arrays[name].type == TIME else values[name]
+        for name in (column.name for column in columns if column.name != "row_hash")
+        if values[name]
+    ]
+    buffer = bytearray()
+    digests = bytearray()
+    for row in zip(*hashed, strict=True):
+        _PACKED.encode_into(row, buffer)
+        digests += sha256(buffer).digest()[:8]
+    return pa.array(unpack(f">{len(digests) // 8}q", digests), pa.int64())
 
 
 def _array(values: list[Any], type_: pa.DataType) -> pa.Array:

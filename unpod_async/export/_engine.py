@@ -176,7 +176,7 @@ class Export:
         """The sink, opened; closed at the end with the receipt that is then kept, if any."""
         kept: list[Receipt] = []
         self._worker = CapacityLimiter(1)
-        await self._thread(self.sink.open)
+        await self._thread(self._open)
         try:
             yield kept.append
         except BaseException:
@@ -185,6 +185,16 @@ class Export:
             raise
         with CancelScope(shield=True):
             await self._thread(self.sink.close, kept[0] if kept else None)
+
+    def _open(self) -> None:
+        """A target whose own files are damaged is no obstacle to what replaces it."""
+        try:
+            self.sink.open()
+        except ConfigurationError:
+            if not (self.options.force or self.options.fresh):
+                raise
+            self.sink.clear()
+            self.sink.open()
 
     async def _thread(self, function: Callable[..., T], *arguments: Any) -> T:
         return await to_thread.run_sync(function, *arguments, limiter=self._worker)

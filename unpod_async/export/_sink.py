@@ -37,6 +37,10 @@ class Sink(Protocol):
     left as it is otherwise. Methods raise `ConfigurationError` for what the user must change,
     and `ExportError` or `OSError` for what failed; after that the target holds what the last
     `write` that returned left there, and nothing of the one that failed.
+
+    Some have more: `notes`, a list of what they could not hold as it was sent; a single file
+    `partial`, which set before `close` gives it another name, for rows are missing, and
+    `path_written`; CSV `raw`.
     """
 
     target: str
@@ -142,7 +146,8 @@ def _module(target: str) -> str:
         return SCHEMES[scheme]
     if "://" in target and scheme not in STORES:
         raise ConfigurationError(f"no destination is called {safe_text(scheme)}: there is {FORMS}")
-    name = target.rstrip("/").rpartition("/")[2]
+    path = target.partition("?")[0] if "://" in target else target
+    name = path.rstrip("/").rpartition("/")[2]
     for suffix in sorted(SUFFIXES, key=len, reverse=True):
         if name.endswith(suffix):
             return SUFFIXES[suffix]

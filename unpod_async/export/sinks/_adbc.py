@@ -21,7 +21,7 @@ from unpod_async.export._schema import IDENTITY, TABLES, TURNS, schema_of
 from unpod_async.export._sink import Written
 from unpod_async.export._state import Kind, Receipt, State, TableEntry, read_state
 
-from ._database import Database, quoted
+from ._database import Database, portions, quoted
 from ._verify import Stored, differences, fingerprint, turns_fingerprint
 
 with needs("arrow", "pyarrow"):
@@ -238,7 +238,8 @@ class AdbcSink:
             self._append(self._kind, fresh)
             self._append_turns(tables, fresh[self._id])
         if changed:
-            self._replace(tables, rows.take(pa.array(sorted(changed))))
+            for part in portions(rows.take(pa.array(sorted(changed)))):
+                self._replace(tables, part)
         return Written(len(new), len(changed), len(same) - len(changed))
 
     def _hits(self, rows: pa.RecordBatch) -> dict[int, bool]:

@@ -56,7 +56,6 @@ class Columnar:
 
     name: ClassVar[str]
     nested: ClassVar[Nested] = "native"
-    raw = False
 
     def __init__(self, kind: Kind, columns: tuple[str, ...] | None) -> None:
         self._kind: Kind = kind

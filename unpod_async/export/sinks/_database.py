@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -15,13 +14,21 @@ from unpod_async.errors import ConfigurationError, ExportError, UnpodError
 with needs("arrow", "pyarrow"):
     import pyarrow as pa
 
-__all__ = ["Database", "harmless", "plain", "quoted"]
+__all__ = ["Database", "harmless", "plain", "portions", "quoted"]
 
-OTHERS_SHOWN = 3
+PORTION = 32 << 20
 
 
 def quoted(name: str) -> str:
     return f'"{name}"'
+
+
+def portions(rows: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """Some rows after the other, together `PORTION` bytes: DuckDB keeps in memory what a
+    statement updates, and a few rows can be very long."""
+    step = max(1, len(rows) * PORTION // max(rows.nbytes, 1))
+    for first in range(0, len(rows), step):
+        yield rows.slice(first, step)
 
 
 def plain(batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -36,7 +43,7 @@ def plain(batch: pa.RecordBatch) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)
 
 
-class Database(ABC):
+class Database:
     """One database. `target` says where, without a password."""
 
     types: ClassVar[dict[pa.DataType, str]]
@@ -64,9 +71,9 @@ class Database(ABC):
         """Put an empty database in the place of what is none. Raises `ConfigurationError`
         unless the user wants that."""
 
-    @abstractmethod
     def connect(self, *, read_only: bool = False) -> Any:
         """A connection of the driver's `dbapi`, every statement its own transaction."""
+        raise NotImplementedError
 
     def settle(self, cursor: Any) -> None:
         """What the session needs before it writes."""
@@ -82,9 +89,9 @@ class Database(ABC):
 
     # -- what is there
 
-    @abstractmethod
     def columns_of(self, table: str) -> str:
         """SQL for the (name, type) of a table's columns in order; none if there is no table."""
+        raise NotImplementedError
 
     def others(self, cursor: Any) -> str | None:  # noqa: ARG002
         """In words, what is there that keeps a new export away."""
@@ -150,7 +157,9 @@ def harmless(text: str) -> str:
 
 def _unquoted(match: re.Match[str]) -> str:
     inner = match.group()[1:-1]
-    return match.group() if inner in _NAMES or inner.startswith("unpod_") else "…"
+    return (
+        match.group() if inner.rpartition(".")[2] in _NAMES or inner.startswith("unpod_") else "…"
+    )
 
 
 _PREFIX = re.compile(r"^(?:[A-Z_]+: |\[\w+\] |Failed to [\w ]+: |PGRES_\w+ |ERROR: +|FATAL: +)+")

@@ -41,9 +41,8 @@ class FileSink:
     """The `Sink` of a file or a folder of files.
 
     With `partial = True` before `close` a single file is set aside as `….partial`, and the
-    target left as it is. `raw = True` before `open` is for CSV: cells stay as they are.
-    `path_written` is where `close` put the rows. A `write` that fails is the last one: what is
-    there then is what a sink that is opened anew goes on with.
+    target left as it is. `path_written` is where `close` put the rows. A `write` that fails is
+    the last one: what is there then is what a sink that is opened anew goes on with.
     """
 
     def __init__(self, target: str, kind: Kind, form: Format, suffixes: tuple[str, ...]) -> None:
@@ -58,14 +57,6 @@ class FileSink:
         self._index: Index | None = None
         self._number = 0
         self._is_open = self._is_cleared = self._is_broken = False
-
-    @property
-    def raw(self) -> bool:
-        return self._form.raw
-
-    @raw.setter
-    def raw(self, value: bool) -> None:
-        self._form.raw = value
 
     def open(self) -> None:
         self._store.take()
@@ -184,6 +175,9 @@ class FileSink:
                 for row_id, its in self._form.versions(source, wanted):
                     mine = self._form.version(rows, hits.pop(row_id))
                     (stale if _stays(its, mine) else old.setdefault(name, set())).add(row_id)
+                    wanted.discard(row_id)
+                    if not wanted:
+                        break
         return stale, old
 
     def _part(

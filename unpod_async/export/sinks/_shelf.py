@@ -17,13 +17,12 @@ from unpod_async._secrets import safe_text
 from unpod_async.errors import ConfigurationError, ExportError
 from unpod_async.export._batch import Batch
 from unpod_async.export._state import FileEntry, Receipt
-from unpod_async.export._store import TEMPORARY, Output, store_for
+from unpod_async.export._store import STEP, TEMPORARY, Output, store_for
 
 from ._ledger import Commit, layout_of, read_commit, read_manifest
 
 __all__ = ["Format", "Shelf", "Version", "copy", "damaged"]
 
-_STEP = 1 << 20
 _BROKEN = (ValueError, LookupError, EOFError, zlib.error, msgspec.MsgspecError)
 
 
@@ -37,8 +36,6 @@ class Version(NamedTuple):
 class Format(Protocol):
     """How rows are written to a file and read from it. `rows` is a batch as `prepare` made it;
     a file is read from its beginning, in steps."""
-
-    raw: bool
 
     @property
     def name(self) -> str: ...
@@ -203,7 +200,7 @@ class Shelf:
     def sha256(self, name: str) -> str:
         digest = hashlib.sha256()
         with self.store.open(name) as file:
-            while step := file.read(_STEP):
+            while step := file.read(STEP):
                 digest.update(step)
         return digest.hexdigest()
 
@@ -250,7 +247,7 @@ class Shelf:
 
 
 def copy(source: BinaryIO, to: Output) -> None:
-    while step := source.read(_STEP):
+    while step := source.read(STEP):
         to.write(step)
 
 

@@ -16,7 +16,7 @@ from typing import BinaryIO
 from unpod_async._missing import needs
 from unpod_async.export._batch import Batch
 from unpod_async.export._state import Kind
-from unpod_async.export._store import Output
+from unpod_async.export._store import STEP, Output
 
 from ._columnar import Columnar, Prepared
 from ._parts import FileSink
@@ -33,7 +33,6 @@ __all__ = ["make"]
 _DANGEROUS = r"""^'*(?:[\t\r\n]|"+[\t\r\n"]*[=+\-@＝＋－＠]|[=+\-@＝＋－＠])"""
 _GUARDED = re.compile(_DANGEROUS.replace("'*", "'+"))
 _FIELD = re.compile(rb'(?:"([^"]*(?:""[^"]*)*)"|([^",]*))(?:,|\Z)')
-_STEP = 1 << 20
 
 
 class Csv(Columnar):
@@ -160,7 +159,7 @@ def _records(source: BinaryIO) -> Iterator[list[bytes]]:
     held: list[bytes] = []
     is_open = False
     rest = b""
-    while step := source.read(_STEP):
+    while step := source.read(STEP):
         *lines, rest = (rest + step).split(b"\n")
         records = []
         for line in lines:
@@ -175,5 +174,19 @@ def _records(source: BinaryIO) -> Iterator[list[bytes]]:
         raise ValueError("its last record has no end")
 
 
-def make(target: str, kind: Kind, columns: tuple[str, ...] | None = None) -> FileSink:
-    return FileSink(target, kind, Csv(kind, columns), (".csv",))
+class CsvSink(FileSink):
+    """`raw = True` before `open`: texts stay as they are."""
+
+    _form: Csv
+
+    @property
+    def raw(self) -> bool:
+        return self._form.raw
+
+    @raw.setter
+    def raw(self, value: bool) -> None:
+        self._form.raw = value
+
+
+def make(target: str, kind: Kind, columns: tuple[str, ...] | None = None) -> CsvSink:
+    return CsvSink(target, kind, Csv(kind, columns), (".csv",))

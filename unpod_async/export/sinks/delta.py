@@ -24,18 +24,30 @@ import msgspec
 from unpod_async._missing import needs
 from unpod_async._secrets import safe_text
 from unpod_async.errors import ConfigurationError, ExportError, UnpodError
-from unpod_async.export._schema import IDENTITY, TABLES, TURNS, schema_of
+from unpod_async.export._schema import IDENTITY, TABLES, TURNS
 from unpod_async.export._sink import Written
 from unpod_async.export._state import Kind, Receipt, State, TableEntry, read_state
 
 from ._database import harmless, plain
 from ._folder import Folder
+from ._lake import (
+    APP,
+    NUMBER,
+    as_text,
+    json_of,
+    marked,
+    one_plain,
+    set_of,
+    stored_schema,
+    taken_at,
+    without_secrets,
+)
 from ._verify import Stored, differences, fingerprint, turns_fingerprint
 
 with needs("delta", "pyarrow", "deltalake"):
     import pyarrow as pa
     import pyarrow.compute as pc
-    from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+    from deltalake import DeltaTable, write_deltalake
     from deltalake.exceptions import DeltaError
 
 if TYPE_CHECKING:
@@ -43,8 +55,7 @@ if TYPE_CHECKING:
 
 __all__ = ["make"]
 
-APP = "unpod_async"
-STATE, RECEIPT, NUMBER, BEFORE = "unpod.state", "unpod.receipt", "unpod.number", "unpod.before"
+STATE, RECEIPT, BEFORE = "unpod.state", "unpod.receipt", "unpod.before"
 PRIMES = (2147483647, 2147483629)
 KEEP_LOG = {"delta.logRetentionDuration": "interval 3650 days"}
 """The state is in the log: it must not be cleaned away while others write to the table."""
@@ -62,11 +73,11 @@ class DeltaSink:
             raise ConfigurationError("delta:PATH needs the path of a folder")
         self._folder = None if "://" in place else Folder(place)
         self._place = str(self._folder.path) if self._folder else place.rstrip("/")
-        self.target = f"delta:{safe_text(_without_secrets(self._place))}"
+        self.target = f"delta:{safe_text(without_secrets(self._place))}"
         self.notes: list[str] = []
         self._kind: Kind = kind
         self._id = IDENTITY[kind]
-        self._schemas = {name: _stored_schema(name, kind, columns) for name in TABLES[kind]}
+        self._schemas = {name: stored_schema(name, kind, columns) for name in TABLES[kind]}
         self._tables: dict[str, Any] = {}
         self._state: State | None = None
         self._number = 0
@@ -133,7 +144,7 @@ class DeltaSink:
 
     def _put_back(self, version: int) -> None:
         self._tables[TURNS].restore(
-            version, commit_properties=_marked(self._number, {BEFORE: str(version)})
+            version, commit_properties=marked(self._number, {BEFORE: str(version)})
         )
 
     def checkpoint(self) -> State | None:
@@ -170,7 +181,7 @@ class DeltaSink:
         self._tables[self._kind].alter.set_table_properties(
             {RECEIPT: receipt.as_json().decode()},
             raise_if_not_exists=False,
-            commit_properties=_marked(self._number, kept),
+            commit_properties=marked(self._number, kept),
         )
         self._wrote = True
 
@@ -194,7 +205,7 @@ class DeltaSink:
     def _made(self, batch: Batch) -> dict[str, pa.Table]:
         tables = batch.tables("json") if len(batch) else {}
         return {
-            name: _text(tables[name], schema) if tables else schema.empty_table()
+            name: as_text(tables[name], schema) if tables else schema.empty_table()
             for name, schema in self._schemas.items()
         }
 
@@ -219,8 +230,8 @@ class DeltaSink:
         new = [at for at in range(len(rows)) if at not in same]
         changed = [at for at, is_same in same.items() if not is_same]
         taken = rows.take(pa.array(sorted([*new, *changed]), pa.int64()))
-        with self._turns_too(tables, taken[self._id], _at(rows[self._id], changed)):
-            self._write(self._kind, taken, [self._id] if changed else [], {STATE: _json(state)})
+        with self._turns_too(tables, taken[self._id], taken_at(rows[self._id], changed)):
+            self._write(self._kind, taken, [self._id] if changed else [], {STATE: json_of(state)})
         self._clear = False
         return Written(len(new), len(changed), len(same) - len(changed))
 
@@ -233,7 +244,7 @@ class DeltaSink:
             return
         table = self._tables[TURNS]
         before = table.version()
-        turns = tables[TURNS].filter(pc.is_in(tables[TURNS]["task_id"], _set(ids)))
+        turns = tables[TURNS].filter(pc.is_in(tables[TURNS]["task_id"], set_of(ids)))
         turns = turns.append_column("gone", pa.array([False] * len(turns), pa.bool_()))
         turns = pa.concat_tables([turns, self._gone(turns, changed)])
         key = ["task_id", "index"] if len(changed) else []
@@ -263,20 +274,18 @@ class DeltaSink:
 
     def _write(self, name: str, rows: pa.Table, key: list[str], kept: dict[str, str]) -> None:
         """One commit: new rows are appended, or, with a `key`, merged by it."""
-        table, marked = self._tables[name], _marked(self._number + 1, kept, is_write=True)
+        table, mark = self._tables[name], marked(self._number + 1, kept, is_write=True)
         if not key or self._clear:
             if "gone" in rows.schema.names:
                 rows = rows.drop_columns(["gone"])
             form: dict[str, Any] = {"mode": "append"}
             if self._clear:
                 form = {"mode": "overwrite", "schema_mode": "overwrite"}
-            write_deltalake(table, rows, commit_properties=marked, **form)
+            write_deltalake(table, rows, commit_properties=mark, **form)
             table.update_incremental()
             return
         where = " AND ".join(f't."{column}" = s."{column}"' for column in key)
-        merge = table.merge(
-            rows, where, source_alias="s", target_alias="t", commit_properties=marked
-        )
+        merge = table.merge(rows, where, source_alias="s", target_alias="t", commit_properties=mark)
         if "gone" in rows.schema.names:
             values = {f'"{n}"': f's."{n}"' for n in rows.schema.names if n != "gone"}
             merge = merge.when_matched_delete("s.gone").when_matched_update(values)
@@ -287,7 +296,7 @@ class DeltaSink:
     def _hits(self, rows: pa.Table) -> dict[int, bool]:
         """Of the rows that are there already, by position: whether they stay as they are."""
         names = [self._id, "row_hash", "modified_at"]
-        mine = [column.to_pylist() for column in _plain(rows.select(names)).columns]
+        mine = [column.to_pylist() for column in one_plain(rows.select(names)).columns]
         places = {row_id: at for at, row_id in enumerate(mine[0])}
         hits = {}
         for row_id, hashed, modified in self._scan(self._kind, names, self._id, mine[0]):
@@ -380,53 +389,3 @@ class DeltaSink:
             raise
         except (DeltaError, pa.ArrowException, ValueError) as error:
             raise ExportError(f"{self.target}: {harmless(str(error))}") from None
-
-
-def _json(state: State) -> str:
-    return state.as_json().decode()
-
-
-def _marked(number: int, kept: dict[str, str], *, is_write: bool = False) -> CommitProperties:
-    """What a commit of ours carries. Of two writes with one number the second fails."""
-    return CommitProperties(
-        custom_metadata={NUMBER: str(number), **kept},
-        app_transactions=[Transaction(APP, number)] if is_write else None,
-    )
-
-
-def _stored_schema(name: str, kind: Kind, columns: tuple[str, ...] | None) -> pa.Schema:
-    """JSON as text: Delta has no type for it."""
-    schema = schema_of(name, "json", columns if name == kind else None)
-    return pa.schema(
-        [field.with_type(pa.string()) if field.type == pa.json_() else field for field in schema]
-    )
-
-
-def _text(batch: pa.RecordBatch, schema: pa.Schema) -> pa.Table:
-    arrays = [
-        column.storage if isinstance(column.type, pa.BaseExtensionType) else column
-        for column in batch.columns
-    ]
-    return pa.Table.from_arrays(arrays, schema=schema)
-
-
-def _plain(rows: pa.Table) -> pa.RecordBatch:
-    return plain(rows.combine_chunks().to_batches()[0] if len(rows) else _none(rows.schema))
-
-
-def _none(schema: pa.Schema) -> pa.RecordBatch:
-    return pa.RecordBatch.from_pylist([], schema=schema)
-
-
-def _set(ids: Any) -> pa.Array:
-    return pa.array(ids.to_pylist(), pa.string())
-
-
-def _at(column: Any, places: list[int]) -> Any:
-    return column.take(pa.array(places, pa.int64()))
-
-
-def _without_secrets(place: str) -> str:
-    """The URL of a store without user, password and query."""
-    scheme, colon, rest = place.partition("://")
-    return f"{scheme}{colon}{rest.rpartition('@')[2].partition('?')[0]}" if colon else place

@@ -27,7 +27,7 @@ with needs("duckdb", "pyarrow", "duckdb", "_duckdb", "adbc_driver_duckdb", "adbc
 __all__ = ["make"]
 
 SETTINGS = {
-    "memory_limit": "256MB",
+    "memory_limit": "400MB",
     "threads": "2",
     "preserve_insertion_order": "false",
 }

@@ -13,7 +13,7 @@ from unpod_async._missing import needs
 from unpod_async._pages import RowKind
 from unpod_async.export._batch import IDENTITY, KINDS, Batch, settles_from
 from unpod_async.export._state import Kind
-from unpod_async.export._store import Output
+from unpod_async.export._store import STEP, Output
 
 from ._parts import FileSink
 from ._shelf import Version, copy
@@ -22,7 +22,6 @@ __all__ = ["make"]
 
 LEVEL = 3
 """Of gzip: see `unpod_async.export._files`."""
-_STEP = 1 << 20
 
 
 class _Rows(NamedTuple):
@@ -32,8 +31,6 @@ class _Rows(NamedTuple):
 
 class Lines:
     """The `Format` of lines; `packing` is what their bytes go through."""
-
-    raw = False
 
     def __init__(self, kind: Kind, packing: str) -> None:
         self.name = f"jsonl{packing}"
@@ -97,7 +94,7 @@ class Lines:
         """All lines without their ends, about a megabyte at a time."""
         with self._unpacked(source) as file:
             held: list[bytes] = []
-            while step := file.read(_STEP):
+            while step := file.read(STEP):
                 if b"\n" not in step:
                     held.append(step)
                     continue

@@ -118,7 +118,6 @@ class Postgres(Database):
         state = re.search(r"SQLSTATE: (\w{5})", text)
         if told := re.search(r"(?:ERROR|FATAL): +(.*)", text):  # without the statement before it
             text = told[1]
-        print("RAW", repr(text))
         said = super().harmless(self._redacted(text))
         return f"{said} ({state[1]})" if state else said
 
