@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from walk_model import Churn, ModelList, Outage, Outcome, read_on, walk
+from walk_model import Churn, ModelList, Outage, Outcome, outcome_of, read_on, walk
 
 from unpod_async._pages import InvalidRow
 from unpod_async._walk import ChainWalk
@@ -450,3 +450,20 @@ def test_answers_that_stay_too_large_near_a_bad_row_come_to_an_end() -> None:
             ids = [f"T{n}" for n in range(windows[0].start, min(windows[0].end, 1000))]
             plan_.feed(windows[0], Answer(ids, list(ids), len(ids), 1000))
     assert plan_.report.seen == 1000
+
+
+def test_a_page_cap_that_changes_in_mid_walk_makes_no_end_of_the_list() -> None:
+    """A capped page begins elsewhere than its window says; where it ends is not the end."""
+    verified = 0
+    for seed in range(600):
+        rng = random.Random(seed)
+        size = rng.randint(20, 100)
+        model = ModelList(rng.randint(5, 400), rng, cap=rng.choice([None, rng.randint(12, size)]))
+        planner: ChainWalk[str] = ChainWalk(size=size, lanes=rng.choice([1, 3]))
+        rows = read_on(planner, model, most=rng.randint(1, 300))
+        model.cap = rng.choice([None, rng.randint(12, size)])
+        outcome = outcome_of(rows + read_on(planner, model), planner, model)
+        assert outcome.repeated == 0
+        assert not (outcome.report.verified and outcome.lost), seed
+        verified += outcome.report.verified
+    assert verified > 400

@@ -98,6 +98,8 @@ class ChainWalk(Generic[T]):
     _shorts = 0  # short answers in a row below their own count
     _longest = 0
     _confirming = False
+    _most = 0  # the largest window to try after a page that may have been capped; 0: any
+    _cap = 0  # how long that page was
     _head: _Head[T] | None = None
     _listed: int | None = None  # rows handed on when the chain had reached the end
     _narrow = 0  # the largest window to try near a bad row; 0: none is near
@@ -256,8 +258,7 @@ class ChainWalk(Generic[T]):
         again = self._chaining and self._longest < self._size and (grown or self._shorts == 1)
         if again or not self._longest:
             return Window(1, self._size)  # the first, and once more if it came short
-        # Never more than was once sent: of a capped page, the offset would not be ours.
-        size = min(self._size, self._longest)
+        size = self._largest
         if not self._chaining:
             return Window(self._frontier // size + 1, size)
         if self._back:
@@ -294,7 +295,7 @@ class ChainWalk(Generic[T]):
             or end >= (self.report.expected.count_last or 0)
         ):
             return None
-        return _Slot(self._ahead_of(end, min(self._size, self._longest)), self._frontier)
+        return _Slot(self._ahead_of(end, self._largest), self._frontier)
 
     # -- hearing --------------------------------------------------------------------
 
@@ -431,6 +432,8 @@ class ChainWalk(Generic[T]):
 
     def _absorb(self, window: Window, answer: Answer[T], position: int) -> list[T]:
         """Join an answer to the proven rows; its rows from `position` on that are new."""
+        before, short = self._frontier, answer.length < window.size
+        shifted = short and self._is_shifted(window, answer)
         self._frontier = window.start + answer.length
         self._tick += 1
         self._absorbed = self._tick
@@ -440,14 +443,49 @@ class ChainWalk(Generic[T]):
         self._mind_the_count(answer, fresh)
         if self._narrow and fresh:
             self._widen()
+        suspect = shifted and self._chaining and window.size > max(self._cap, MIN_PROVABLE)
         if fresh or answer.news:
             self._extensions += bool(fresh)
             self._stalled = self._shorts = 0
-        else:
+        elif not suspect:
             self._stall()
-        if answer.length < window.size and not self.done:
+        if suspect and not self.done:
+            self._suspect_cap(answer, self._frontier if fresh else before)
+        elif short and not self.done:
             self._consider_end(window, answer)
+        elif self._most:
+            self._most = 2 * self._most if 2 * self._most < self._size else 0
         return fresh
+
+    def _is_shifted(self, window: Window, answer: Answer[T]) -> bool:
+        """Whether the last row handed on is further down in the answer than its offset says:
+        rows came above it, or the server has begun to cap its pages and the offset is not the one
+        asked for. If it is not there at all, only a count that fits the offset speaks for it."""
+        if not self._seen or window.start == 0:
+            return False
+        place = self._frontier - 1 - window.start
+        bottom = self._seen.count - 1
+        found = (at for at, i in enumerate(answer.ids) if self._seen.ordinal(i) == bottom)
+        at = next(found, None)
+        return window.start + answer.length != answer.count if at is None else at > place
+
+    def _suspect_cap(self, answer: Answer[T], frontier: int) -> None:
+        """Neither the offset nor the end that such a page shows is to be believed. A page that
+        asks for no more than came cannot come short for the same cap: it tells."""
+        self._slots.clear()
+        self._stalled = 0  # smaller pages show known rows for longer
+        self._frontier = min(frontier, answer.count or frontier)
+        self._most = max(answer.length, MIN_PROVABLE)
+        if answer.length == self._cap >= MIN_PROVABLE:  # twice the same: that is what it is
+            self._drift("clamp", self._frontier)
+            self._size, self._most = answer.length, 0
+        self._cap = answer.length
+
+    @property
+    def _largest(self) -> int:
+        """The largest window to ask for. Never more than was once sent: of a capped page the
+        offset would not be ours."""
+        return min(self._size, self._longest, self._most or self._size)
 
     def _mind_the_count(self, answer: Answer[T], fresh: list[T]) -> None:
         """Rows where the count says that there are none: the list is longer. But a count that
@@ -567,7 +605,7 @@ class ChainWalk(Generic[T]):
             self._back = max(self._size // 4, self._overlap)
         while len(self._slots) >= self._lanes + HELD:
             self._slots.pop()
-        bridge = plan(self._frontier, min(self._size, self._longest), self._back)
+        bridge = plan(self._frontier, self._largest, self._back)
         self._slots.appendleft(_Slot(bridge, self._frontier))
 
     def _consume_empty(self, slot: _Slot[T]) -> None:
