@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
 from typing import Generic, NamedTuple, Self, TypeVar
@@ -55,8 +56,8 @@ class FanOut(Generic[A, B]):
 
     async def __aenter__(self) -> Self:
         self._room = anyio.Semaphore(2 * self._lanes)
-        self._source_free = asyncio.Event()  # set: no lane waits for the iterator
-        self._source_free.set()
+        self._pulling = False  # a lane waits for the iterator
+        self._turns: deque[asyncio.Event] = deque()  # … and these for their turn
         self._group: TaskGroup = anyio.create_task_group()
         self._left = self._lanes
         self._awaited: asyncio.Event | None = None
@@ -124,10 +125,12 @@ class FanOut(Generic[A, B]):
             self._room.acquire_nowait()  # a tenth of the cost of the other, if there is room
         except anyio.WouldBlock:
             await self._room.acquire()
-        # Not a lock: that would be handed from lane to lane, a turn of the event loop each.
-        while not self._source_free.is_set():
-            await self._source_free.wait()
-        self._source_free.clear()
+        # Not a lock: with that, lanes that once had to queue would queue for ever after, for
+        # it is handed on to the next one, which needs a turn of the event loop to take it.
+        while self._pulling:
+            self._turns.append(turn := asyncio.Event())
+            await turn.wait()
+        self._pulling = True
         try:
             if self._exhausted:
                 return None
@@ -140,7 +143,9 @@ class FanOut(Generic[A, B]):
             self._source_error = error
             return None
         finally:
-            self._source_free.set()
+            self._pulling = False
+            if self._turns:
+                self._turns.popleft().set()
         self._pulled += 1
         return self._pulled - 1, item
 
