@@ -335,7 +335,8 @@ class SpaceHandle:
     ) -> RunTasks[bytes]:
         """As `run_tasks()`, each task as the server sent it (see `Listing.raw()`), failures
         collected: what an export writes. `runs` may be an iterator, whose end is theirs."""
-        listing = Listing(self._source, TASKS, ListOptions("", page_size=page_size))
+        options = ListOptions("", page_size=page_size)
+        listing: Listing[Task] = Listing(self._source, TASKS, options)
         return RunTasks(
             self._runs_to_read(runs, None),
             self._tasks_of(listing.raw()),

@@ -36,7 +36,11 @@ class Gate:
 
     def enter_at_once(self, slot: object, now: float, ends: float) -> bool:
         """Whether `slot` may send, for nothing stands in its way, as it does most of the time."""
-        if self._breaker.failures or self._probe is not None or not self._paused_until <= now < ends:
+        if (
+            self._breaker.failures
+            or self._probe is not None
+            or not self._paused_until <= now < ends
+        ):
             return False
         try:
             self.limiter.acquire_on_behalf_of_nowait(slot)

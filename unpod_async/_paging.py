@@ -348,10 +348,17 @@ def _is_passable(window: Window, error: UnpodError) -> bool:
 
 
 class _Begun(NamedTuple, Generic[T]):
-    """What was heard of a list before its walk began: the answer to the first window."""
+    """What was heard of a list before its walk began: the answer to the first window, which is
+    taken out when the walk hears it."""
 
     home: Home
-    answer: Answer[T] | UnpodError
+    heard: list[Answer[T] | UnpodError]
+
+    def take(self) -> Answer[T]:
+        """Raises it if it is an error."""
+        if isinstance(self.heard[0], UnpodError):
+            raise self.heard.pop()  # type: ignore[misc]
+        return self.heard.pop()  # type: ignore[return-value]
 
 
 class _Reading(Generic[T]):
@@ -367,8 +374,7 @@ class _Reading(Generic[T]):
         self._timed = begun is None  # else the times are those of the whole that it is part of
         self.plan = plan
         self.ready: deque[T] = deque()
-        self._home = listing.home() if begun is None else begun.home
-        self._heard = [] if begun is None else [begun.answer]
+        self._begun = _Begun(listing.home(), []) if begun is None else begun
         self._bodies: dict[Window, bytes] = {}  # fetched ahead
 
     @property
@@ -379,9 +385,9 @@ class _Reading(Generic[T]):
         """The answer to a window, or the error that the walk may find a way round: too much
         for one answer, or a row that cannot be read. Raises all others."""
         try:
-            if self._heard:
-                return _value_of(self._heard)
-            return await self.listing.answer(window, self._home, self._fetch)
+            if self._begun.heard:
+                return self._begun.take()
+            return await self.listing.answer(window, self._begun.home, self._fetch)
         except UnpodError as error:
             if not _is_passable(window, error):
                 raise
@@ -746,15 +752,16 @@ async def _with_report(listing: Listing[T]) -> tuple[list[T], Report]:
     """All rows and their receipt, without the times. A walk is planned only where one answer
     is not the whole list."""
     window, home = Window(1, listing.page_size), listing.home()
+    heard: list[Answer[T] | UnpodError] = []
     try:
-        answer: Answer[T] | UnpodError = await listing.answer(window, home, listing.fetch)
-    except UnpodError as error:
-        answer = error
-    else:
+        answer = await listing.answer(window, home, listing.fetch)
         if (report := listing.at_once(window, answer)) is not None:
             return answer.rows, report
-    rows = Rows(listing, begun=_Begun(home, answer))
-    del answer  # no row stays in this frame, and no error either
+        heard.append(answer)
+        del answer  # no row stays in this frame, for a traceback might show it
+    except UnpodError as error:
+        heard.append(error)
+    rows = Rows(listing, begun=_Begun(home, heard))
     return await _all_of(rows), rows.report
 
 
@@ -775,13 +782,6 @@ async def _all_of(reader: Rows[T]) -> list[T]:
             error.items = rows
         del rows
         raise
-
-
-def _value_of(heard: list[Answer[T] | UnpodError]) -> Answer[T]:
-    """What was heard, taken out; raises it if it is an error."""
-    if isinstance(heard[0], UnpodError):
-        raise heard.pop()
-    return heard.pop()
 
 
 def _of_runs(report: Report) -> Report:
