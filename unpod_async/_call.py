@@ -509,4 +509,4 @@ def _cut(whole: str) -> Iterator[Turn]:
     parts = ["", *_LABEL.split("\n" + whole)]
     for label, said in zip(parts[::2], parts[1::2], strict=True):
         if trimmed := said.strip(" \t\r\n"):
-            yield Turn(role(label), trimmed)
+            yield Turn(label, trimmed)
