@@ -435,6 +435,9 @@ async def test_collected_failures_leave_the_other_runs_whole(
         forbidden: 403,
         gone: 404,
     }
+    for run, error in stream.failures:  # each can be taken up again, from its first row on
+        resumed = space.run(run.run_id).tasks().walk(resume=error.checkpoint)
+        assert resumed.report.seen == 0
     assert stream.report.missing
     assert not stream.report.verified
 

@@ -12,7 +12,7 @@ from walk_model import Churn, ModelList, Outage, Outcome, outcome_of, read_on, w
 
 from unpod_async._pages import InvalidRow
 from unpod_async._walk import ChainWalk
-from unpod_async._windows import Answer, CountedWalk, ServerMemory, Window, plan
+from unpod_async._windows import Answer, CountedWalk, ServerMemory, Window, at_once, plan
 
 CHURNS = {
     "quiet": Churn(),
@@ -104,6 +104,34 @@ def test_one_answer_is_enough_once_the_server_is_known_to_send_more() -> None:
     outcome = walk(ModelList(5, random.Random(1)), size=200, memory=memory)
     assert_whole(outcome)
     assert outcome.requests == 1
+
+
+@given(
+    ids=st.lists(st.sampled_from("abcdefghijklmnop"), max_size=14),
+    invalid=st.integers(0, 1),
+    foreign=st.integers(0, 1),
+    count=st.none() | st.integers(0, 15),
+    size=st.integers(8, 14),
+    longest=st.integers(0, 15),
+)
+def test_a_list_that_comes_at_once_has_the_receipt_that_a_walk_gives(
+    ids: list[str], invalid: int, foreign: int, count: int | None, size: int, longest: int
+) -> None:
+    def answer() -> Answer[str]:
+        bad = [InvalidRow(at, b"{}", "no usable id") for at in range(invalid)]
+        return Answer(ids, list(ids), len(ids) + invalid + foreign, count, bad, foreign)
+
+    memory = ServerMemory(longest=longest)
+    receipt = at_once(Window(1, size), answer(), memory)
+    assert memory == ServerMemory(longest=longest)
+    walk_: ChainWalk[str] = ChainWalk(size=size, memory=memory)
+    (window,) = walk_.next(1)
+    rows = walk_.feed(window, answer())
+    whole = walk_.done and walk_.report.verified and not walk_.report.duplicates
+    assert receipt == (walk_.report if whole else None)
+    if receipt is not None:
+        assert rows == ids
+        assert memory == ServerMemory(longest=longest)
 
 
 @pytest.mark.parametrize(("lanes", "most"), [(1, 1.10), (8, 1.20)])

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Check", "RunHandle", "SpaceHandle", "UnpodClient"]
 
+T = TypeVar("T")
 Option = TypeVar("Option")
 TokenOption = str | Secret | Callable[[], str | Awaitable[str]]
 
@@ -314,15 +315,10 @@ class SpaceHandle:
         with `on_error="collect"` it goes to `failures` and the others complete.
         """
 
-        names = fields if fields is None or isinstance(fields, str) else tuple(fields)
-        self.tasks(page_size=page_size, deadline=deadline, fields=names)  # wrong ones raise now
-
-        def tasks_of(run: Run) -> Listing[Task]:
-            return self.run(run.run_id).tasks(page_size=page_size, deadline=deadline, fields=names)
-
+        options = ListOptions("", page_size=page_size, deadline=_deadline(deadline), fields=fields)
         return RunTasks(
             self._runs_to_read(runs, deadline),
-            tasks_of,
+            self._tasks_of(Listing(self._source, TASKS, options)),
             begin=self._reading_runs,
             concurrency=concurrency,
             ordered=ordered,
@@ -339,18 +335,25 @@ class SpaceHandle:
     ) -> RunTasks[bytes]:
         """As `run_tasks()`, each task as the server sent it (see `Listing.raw()`), failures
         collected: what an export writes. `runs` may be an iterator, whose end is theirs."""
-
-        def tasks_of(run: Run) -> Listing[bytes]:
-            return self.run(run.run_id).tasks(page_size=page_size).raw()
-
+        options = ListOptions("", page_size=page_size)
+        listing: Listing[Task] = Listing(self._source, TASKS, options)
         return RunTasks(
             self._runs_to_read(runs, None),
-            tasks_of,
+            self._tasks_of(listing.raw()),
             begin=self._reading_runs,
             concurrency=concurrency,
             ordered=ordered,
             on_error="collect",
         )
+
+    def _tasks_of(self, pattern: Listing[T]) -> Callable[[Run], Listing[T]]:
+        """From a run to the list of its tasks, with the options of `pattern`."""
+
+        def tasks_of(run: Run) -> Listing[T]:
+            run_id = check_segment("run id", run.run_id)
+            return pattern.of_run(_path_of(self.token, run_id), run_id)
+
+        return tasks_of
 
     def _reading_runs(self, report: Report) -> Operation:
         return self._source.operation("run_tasks", f"spaces/{self.token}/runs/", report)
@@ -392,7 +395,7 @@ class RunHandle:
         """All tasks of this run, newest first; empty if there is no such run, as the server
         says. (Vendor: "Get Detailed Tasks for a Specific Run".) Options as for `runs()`."""
         options = ListOptions(
-            f"spaces/{self._space_token}/runs/{self.run_id}/tasks/",
+            _path_of(self._space_token, self.run_id),
             page_size=page_size,
             deadline=_deadline(deadline),
             on_invalid=on_invalid,
@@ -400,6 +403,10 @@ class RunHandle:
             run_id=self.run_id,
         )
         return Listing(self._source, TASKS, options)
+
+
+def _path_of(space_token: str, run_id: str) -> str:
+    return f"spaces/{space_token}/runs/{run_id}/tasks/"
 
 
 class Given:

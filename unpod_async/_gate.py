@@ -34,6 +34,20 @@ class Gate:
         self._paused_until = float("-inf")
         self.limiter = anyio.CapacityLimiter(self._adaptive.whole)
 
+    def enter_at_once(self, slot: object, now: float, ends: float) -> bool:
+        """Whether `slot` may send, for nothing stands in its way, as it does most of the time."""
+        if (
+            self._breaker.failures
+            or self._probe is not None
+            or not self._paused_until <= now < ends
+        ):
+            return False
+        try:
+            self.limiter.acquire_on_behalf_of_nowait(slot)
+        except anyio.WouldBlock:
+            return False
+        return True
+
     async def enter(self, slot: object, ends: float) -> UnpodError | None:
         """None once `slot` may send, before `ends`; else the error that says why it may not."""
         now = self._clock()
@@ -87,9 +101,11 @@ class Gate:
 
     def answered(self) -> None:
         """The platform sent an answer that it meant."""
-        self._breaker.answered()
-        self._adaptive.succeeded(int(self.limiter.borrowed_tokens))
-        self._follow()
+        if self._breaker.failures:
+            self._breaker.answered()
+        if not self._adaptive.full:
+            self._adaptive.succeeded(int(self.limiter.borrowed_tokens))
+            self._follow()
 
     def _follow(self) -> None:
         if self.limiter.total_tokens != self._adaptive.whole:

@@ -187,12 +187,21 @@ class Page(Discreet, Struct, Generic[T], kw_only=True):
     run_ids: set[str] = set()
 
 
+Plain = str | int | float | bool | None
 _NULL = Raw(b"null")
 
 
 class _Envelope(Struct, Generic[T], gc=False):
     data: list[T]
-    # Raw, so that a strange count or message never costs the page.
+    count: Plain = None
+    status_code: Plain = None
+    message: Plain = None
+
+
+class _AnyEnvelope(Struct, gc=False):
+    """Raw, so that a strange count or message never costs the page."""
+
+    data: list[Raw]
     count: Raw = _NULL
     status_code: Raw = _NULL
     message: Raw = _NULL
@@ -203,6 +212,7 @@ class _Single(Struct):
 
 
 _SPLIT = msgspec.json.Decoder(_Envelope[Raw])
+_SPLIT_ANY = msgspec.json.Decoder(_AnyEnvelope)
 _SINGLE = msgspec.json.Decoder(_Single)
 _STEP = 1 << 12
 
@@ -211,13 +221,10 @@ def _check_utf8(body: bytes) -> None:
     """Raise UnicodeDecodeError unless `body` is UTF-8: msgspec does not look into parts."""
     if body.isascii():
         return
-    at = 0
-    while at < len(body):  # by steps: most are ASCII, and a text of 64 MiB could take 256
-        step = body[at : at + _STEP]
-        if step.isascii():
-            at += len(step)
-        else:
-            at += codecs.utf_8_decode(step, "strict", at + _STEP >= len(body))[1]
+    view, last, at = memoryview(body), len(body) - _STEP, 0
+    while at < last:  # by steps: a text of 64 MiB could take 256
+        at += codecs.utf_8_decode(view[at : at + _STEP], "strict", False)[1]
+    codecs.utf_8_decode(view[at:], "strict", True)
 
 
 def _unpin(rows: list[Task]) -> None:
@@ -250,8 +257,8 @@ def _lines(raws: list[Raw], body: bytes) -> list[bytes]:
     return [bytes(raw) for raw in raws]
 
 
-def _distinct(slot: str | None, keys: list[Any]) -> set[str]:
-    values = set(map(attrgetter(slot), keys)) if slot else set()
+def _distinct(read: Callable[[Any], Any] | None, keys: list[Any]) -> set[str]:
+    values = set() if read is None else set(map(read, keys))
     return {text for value in values if (text := _as_text(value)) is not None}
 
 
@@ -295,6 +302,9 @@ class RowKind(Generic[R]):
             kw_only=True,
             gc=False,
         )
+        self._id_of = attrgetter(self.identity)
+        self._space_of = attrgetter(space) if space else None
+        self._run_of = attrgetter(run) if run else None
         self._odd, self._space, self._run, self._unpin = odd, space, run, unpin
         self._rows = msgspec.json.Decoder(_Envelope[type_])  # type: ignore[valid-type]
         self._ids = msgspec.json.Decoder(_Envelope[self._keys])  # type: ignore[name-defined]
@@ -365,17 +375,16 @@ class RowKind(Generic[R]):
         rows: list[T],
         invalid: Sequence[InvalidRow] = (),
     ) -> Page[T]:
-        message = _value(sent.message)
         return Page(
             items=rows,
-            ids=list(map(attrgetter(self.identity), keys)),
+            ids=list(map(self._id_of, keys)),
             length=len(sent.data),
-            count=_as_whole(_value(sent.count)),
-            status_code=_as_whole(_value(sent.status_code)),
-            message=message if isinstance(message, str) else None,
+            count=_as_whole(sent.count),
+            status_code=_as_whole(sent.status_code),
+            message=sent.message if isinstance(sent.message, str) else None,
             invalid=list(invalid),
-            space_ids=_distinct(self._space, keys),
-            run_ids=_distinct(self._run, keys),
+            space_ids=_distinct(self._space_of, keys),
+            run_ids=_distinct(self._run_of, keys),
         )
 
     def _one_by_one(self, body: bytes, read: Callable[[bytes, bytes], tuple[Any, T]]) -> Page[T]:
@@ -420,16 +429,20 @@ def _split(body: bytes) -> tuple[_Envelope[Raw], bytes]:
     """The envelope with its rows as they are, and the body that they are parts of: the same, or
     a mended one. Raises EnvelopeError."""
     try:
-        return _SPLIT.decode(body), body
+        return _told(_SPLIT_ANY.decode(body)), body
     except BROKEN as error:
         broken = error
     mended = _mend(body)
     try:
         if mended != body:
-            return _SPLIT.decode(mended), mended
+            return _told(_SPLIT_ANY.decode(mended)), mended
     except BROKEN as error:
         broken = error
     raise EnvelopeError(f"not an envelope with a list of rows: {broken}")
+
+
+def _told(sent: _AnyEnvelope) -> _Envelope[Raw]:
+    return _Envelope(sent.data, *map(_value, (sent.count, sent.status_code, sent.message)))
 
 
 TASKS = RowKind("tasks", Task, _OddTask, space="_space_id", run="_run_id", unpin=_unpin)

@@ -24,7 +24,7 @@ from ._retry import is_unreadable
 from ._secrets import safe_text
 from ._stats import NOBODY, Fetch, Operation, Stats, Telemetry
 from ._walk import ChainWalk
-from ._windows import Answer, CountedWalk, ServerMemory, Window
+from ._windows import Answer, CountedWalk, ServerMemory, Window, at_once
 from .errors import (
     ConfigurationError,
     DecodeError,
@@ -138,6 +138,13 @@ class Listing(Generic[T]):
             raise ConfigurationError("raw() gives whole rows as sent, it takes no fields")
         return Listing(self._source, self._kind, self._options, raw=True)
 
+    def of_run(self, path: str, run_id: str) -> Listing[T]:
+        """The list at another path, of one run alone, with the same options."""
+        _, query, size, deadline, on_invalid, _, _, paged = self._options
+        # The kind is narrowed to the fields already.
+        options = ListOptions(path, query, size, deadline, on_invalid, run_id, None, paged)
+        return Listing(self._source, self._kind, options, raw=self._raw)
+
     def pages(self, *, first: int = 1) -> Pages[T]:
         """The server's own pages as they are: no repetition removed, no promise made.
 
@@ -202,6 +209,10 @@ class Listing(Generic[T]):
             walk=state,
         )
 
+    def at_once(self, window: Window, answer: Answer[T]) -> Report | None:
+        """The receipt, if this answer is the whole list for sure."""
+        return at_once(window, answer, self._source.memory) if self._options.paged else None
+
     async def answer(self, window: Window, home: Home, fetch: FetchWindow) -> Answer[T]:
         """What the server says to a window, foreign rows left out. Raises `ResponseTooLarge`."""
         page = await self.page(window, fetch)
@@ -210,8 +221,8 @@ class Listing(Generic[T]):
             raise DecodeError(
                 f"row {window.start + first.offset}: {first.reason}", path=self._path(window)
             )
-        invalid = [replace(row, offset=window.start + row.offset) for row in page.invalid]
         items, ids = page.items, page.ids
+        invalid = [replace(row, offset=window.start + row.offset) for row in page.invalid]
         if strangers := home.strangers(page, self._kind):
             items = [item for index, item in enumerate(items) if index not in strangers]
             ids = [row_id for index, row_id in enumerate(ids) if index not in strangers]
@@ -221,37 +232,33 @@ class Listing(Generic[T]):
         return Home(self._options.run_id)
 
     async def page(self, window: Window, fetch: FetchWindow | None = None) -> Page[T]:
-        """Fetch and decode; a body that is no envelope is asked for once more."""
-        page = await self._page(window, fetch or self.fetch)
+        """Fetch and decode; a body that is no envelope is asked for once more. No frame that
+        raises holds the body: tracebacks may show it, and it is people's data."""
+        page = self._decode(await (fetch or self.fetch)(window), window)
         if isinstance(page, ProtocolError) and not window.once:
-            page = await self._page(window, self.fetch)
+            page = self._decode(await self.fetch(window), window)
         if isinstance(page, ProtocolError):
             raise page
         return page
 
-    async def _page(self, window: Window, fetch: FetchWindow) -> Page[T] | ProtocolError:
-        """No frame that raises holds the body: tracebacks may show it, and it is people's data."""
-        body = await fetch(window)
+    def _decode(self, body: bytes, window: Window) -> Page[T] | ProtocolError:
+        decode: Callable[[bytes], Page[Any]] = (
+            self._kind.decode_raw if self._raw else self._kind.decode
+        )
         try:
-            return self._decode(body, window)
+            page = decode(body)
         except EnvelopeError as error:
             return ProtocolError(
                 str(error), status=200, method="GET", path=self._path(window), body=excerpt(body)
             )
-
-    def _decode(self, body: bytes, window: Window) -> Page[T]:
-        decode: Callable[[bytes], Page[Any]] = (
-            self._kind.decode_raw if self._raw else self._kind.decode
-        )
-        page = decode(body)
         page.number = window.page
         self._source.stats.rows += len(page.items)
         if self._source.telemetry is not None:
             self._source.telemetry.rows(self.path, len(page.items))
         return page
 
-    async def fetch(self, window: Window) -> bytes:
-        return await self._source.fetch(
+    def fetch(self, window: Window) -> Awaitable[bytes]:
+        return self._source.fetch(
             self._request(window), deadline=self._options.deadline, once=window.once
         )
 
@@ -340,17 +347,34 @@ def _is_passable(window: Window, error: UnpodError) -> bool:
     return is_unreadable(error) or (isinstance(error, ResponseTooLarge) and window.size > 1)
 
 
+class _Begun(NamedTuple, Generic[T]):
+    """What was heard of a list before its walk began: the answer to the first window, which is
+    taken out when the walk hears it."""
+
+    home: Home
+    heard: list[Answer[T] | UnpodError]
+
+    def take(self) -> Answer[T]:
+        """Raises it if it is an error."""
+        if isinstance(self.heard[0], UnpodError):
+            raise self.heard.pop()  # type: ignore[misc]
+        return self.heard.pop()  # type: ignore[return-value]
+
+
 class _Reading(Generic[T]):
     """One walk in progress: the planner, the rows ready to be handed on, the receipt."""
 
     def __init__(
-        self, listing: Listing[T], plan: ChainWalk[T] | CountedWalk[T], *, timed: bool = True
+        self,
+        listing: Listing[T],
+        plan: ChainWalk[T] | CountedWalk[T],
+        begun: _Begun[T] | None = None,
     ) -> None:
         self.listing = listing
-        self._timed = timed
+        self._timed = begun is None  # else the times are those of the whole that it is part of
         self.plan = plan
         self.ready: deque[T] = deque()
-        self._home = listing.home()
+        self._begun = _Begun(listing.home(), []) if begun is None else begun
         self._bodies: dict[Window, bytes] = {}  # fetched ahead
 
     @property
@@ -361,7 +385,9 @@ class _Reading(Generic[T]):
         """The answer to a window, or the error that the walk may find a way round: too much
         for one answer, or a row that cannot be read. Raises all others."""
         try:
-            return await self.listing.answer(window, self._home, self._fetch)
+            if self._begun.heard:
+                return self._begun.take()
+            return await self.listing.answer(window, self._begun.home, self._fetch)
         except UnpodError as error:
             if not _is_passable(window, error):
                 raise
@@ -423,10 +449,9 @@ class Rows(Generic[T]):
     and no connection between two rows, so it may be dropped at any point."""
 
     def __init__(
-        self, listing: Listing[T], *, limit: int | None = None, timed: bool = True
+        self, listing: Listing[T], *, limit: int | None = None, begun: _Begun[T] | None = None
     ) -> None:
-        plan = listing.planner(limit=limit)
-        self._reading: _Reading[T] = _Reading(listing, plan, timed=timed)
+        self._reading: _Reading[T] = _Reading(listing, listing.planner(limit=limit), begun)
         self._ready = self._reading.ready
         self._left = limit
         self._window: Window | None = None  # asked for, not answered yet
@@ -697,9 +722,8 @@ class RunTasks(_Block[Run, "tuple[list[T], Report]"], Generic[T]):
                 raise error
             self.failures.append((run, error))
 
-    async def _read(self, run: Run) -> tuple[list[T], Report]:
-        rows = Rows(self._tasks_of(run), timed=False)  # the times are those of the whole
-        return await _all_of(rows), rows.report
+    def _read(self, run: Run) -> Awaitable[tuple[list[T], Report]]:
+        return _with_report(self._tasks_of(run))
 
     def _note(self, report: Report, what: str) -> None:
         self.report.add(report)
@@ -722,6 +746,23 @@ class RunTasks(_Block[Run, "tuple[list[T], Report]"], Generic[T]):
                 self._note(_of_runs(self._runs.report), "the list of runs")
             self.report.reason = self._flaw
             self.report.verified = self._flaw is None
+
+
+async def _with_report(listing: Listing[T]) -> tuple[list[T], Report]:
+    """All rows and their receipt, without the times. A walk is planned only where one answer
+    is not the whole list."""
+    window, home = Window(1, listing.page_size), listing.home()
+    heard: list[Answer[T] | UnpodError] = []
+    try:
+        answer = await listing.answer(window, home, listing.fetch)
+        if (report := listing.at_once(window, answer)) is not None:
+            return answer.rows, report
+        heard.append(answer)
+        del answer  # no row stays in this frame, for a traceback might show it
+    except UnpodError as error:
+        heard.append(error)
+    rows = Rows(listing, begun=_Begun(home, heard))
+    return await _all_of(rows), rows.report
 
 
 async def _all_of(reader: Rows[T]) -> list[T]:

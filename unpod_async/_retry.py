@@ -230,7 +230,7 @@ class Breaker:
 
     def __init__(self) -> None:
         self.last: UnpodError | None = None  # what the platform failed with last
-        self._failures = 0  # in a row
+        self.failures = 0  # in a row
         self._since = 0.0  # when the first of them was
         self._pause = 0.0  # how long nothing is sent; 0: the platform is not taken to be down
         self._until = 0.0
@@ -244,14 +244,14 @@ class Breaker:
         return max(0.0, self._until - now) if self.down else 0.0
 
     def answered(self) -> None:
-        self._failures, self._pause = 0, 0.0
+        self.failures, self._pause = 0, 0.0
 
     def failed(self, error: UnpodError, now: float, *, probe: bool) -> None:
         self.last = error
-        self._failures += 1
-        if self._failures == 1:
+        self.failures += 1
+        if self.failures == 1:
             self._since = now
-        trips = self._failures >= self.FAILURES and now - self._since >= self.OVER
+        trips = self.failures >= self.FAILURES and now - self._since >= self.OVER
         if probe or (trips and not self.down):
             self._pause = min(self._pause * 2, self.LONGEST) or self.FIRST
             self._until = now + self._pause
@@ -270,6 +270,10 @@ class AdaptiveLimit:
     @property
     def whole(self) -> int:
         return max(1, int(self.value))
+
+    @property
+    def full(self) -> bool:
+        return self.value >= self.most
 
     def succeeded(self, in_flight: int) -> None:
         if self._adaptive and in_flight * 2 >= self.value:

@@ -88,6 +88,7 @@ class Credentials:
         if self.current is not None:
             remember(self.current)
         self._asking = anyio.Lock()
+        self._headers: tuple[Secret, dict[str, str]] | None = None  # the last made
 
     @property
     def renewable(self) -> bool:
@@ -106,10 +107,13 @@ class Credentials:
     def refused(self, secret: Secret) -> None:
         """Ask the callable again before the next attempt, unless that was done since."""
         if self.renewable and self.current is secret:
-            self.current = None
+            self.current = self._headers = None
 
     def headers(self, secret: Secret) -> dict[str, str]:
-        return headers_for(secret, self._scheme, self._org_handle)
+        """They are the same dict each time."""
+        if self._headers is None or self._headers[0] is not secret:
+            self._headers = secret, headers_for(secret, self._scheme, self._org_handle)
+        return self._headers[1]
 
 
 async def _ask(source: TokenSource) -> Secret:
@@ -143,8 +147,9 @@ class Transport:
         rng: Callable[[], float] | None = None,
         observer: Observer | None = None,
     ) -> None:
-        self._base = URL(base_url, encoded=True)
-        self._base_path = self._base.raw_path.rstrip("/")
+        base = URL(base_url, encoded=True)
+        self._scheme, self._authority = base.scheme, base.raw_authority
+        self._base_path = base.raw_path.rstrip("/") + "/"
         self._credentials = credentials
         self._policy = policy
         self._limits = limits
@@ -259,7 +264,8 @@ class Transport:
             outcome = await self._attempt(request, ends, once)
             if isinstance(outcome, bytes):
                 self._budget.succeeded(paid)
-                self._observer.tell("answer", request.path, len(attempts) + 1, 200)
+                if self._observer.hooks:
+                    self._observer.tell("answer", request.path, len(attempts) + 1, 200)
                 return outcome
             failures.append(outcome)
             now = self._clock()
@@ -317,14 +323,16 @@ class Transport:
 
     async def _attempt(self, request: Request, ends: float, once: bool) -> bytes | Failure:
         """One try; its clock starts when it is through the gate."""
-        _, gate = self._usable()
+        gate = self._gate
+        assert gate is not None
         slot = object()
-        asked = self._clock()
-        if (refusal := await gate.enter(slot, ends)) is not None:
-            return Failure(refusal, Kind.NEVER)
-        try:
+        asked = began = self._clock()
+        if not gate.enter_at_once(slot, asked, ends):
+            if (refusal := await gate.enter(slot, ends)) is not None:
+                return Failure(refusal, Kind.NEVER)
             began = self._clock()
             self._stats.queued += began - asked
+        try:
             outcome = await self._send(request, ends)
             self._stats.served += self._clock() - began
             if isinstance(outcome, bytes):
@@ -341,7 +349,9 @@ class Transport:
                 secret = await self._credentials.secret()
             if secret is None:
                 return Failure(RequestTimeout("the token callable took too long"), Kind.NEVER)
-        session, _ = self._usable()  # it may have been closed in the meantime
+        session = self._session
+        if session is None or session.closed:  # it may have been closed in the meantime
+            session, _ = self._usable()
         self._stats.requests += 1
         error: UnpodError | None = None
         seconds = self._time_for_an_attempt(ends)
@@ -356,6 +366,8 @@ class Transport:
                 response = await _read(answer, patience)
                 self._stats.bytes += len(response.body)
                 if response.status == 200:
+                    if not response.headers:  # none that are heeded
+                        return response.body
                     self._heed(response)
                     return inflate(response).body
                 error = error_for(request, response, secret=secret)
@@ -382,9 +394,9 @@ class Transport:
 
     def _url(self, request: Request) -> URL:
         return URL.build(
-            scheme=self._base.scheme,
-            authority=self._base.raw_authority,
-            path=f"{self._base_path}/{request.path}",
+            scheme=self._scheme,
+            authority=self._authority,
+            path=self._base_path + request.path,
             query_string=request.query,
             encoded=True,
         )
@@ -402,15 +414,14 @@ async def _read(answer: aiohttp.ClientResponse, patience: Patience) -> Response:
     connection is not used again."""
     try:
         headers = _headers(answer)
-        plain = headers.get("content-encoding", "").lower() in ("", "identity")
+        plain = not headers or headers.get("content-encoding", "").lower() in ("", "identity")
         cap = MAX_BODY if plain else MAX_COMPRESSED
-        if (answer.content_length or 0) > cap:
-            raise ResponseTooLarge(
-                f"the answer has {answer.content_length} bytes, the cap is {cap}"
-            )
+        if (told := answer.content_length or 0) > cap:
+            raise ResponseTooLarge(f"the answer has {told} bytes, the cap is {cap}")
         chunks: list[bytes] = []
         size = 0
-        while chunk := await answer.content.readany():
+        content = answer.content
+        while not content.at_eof() and (chunk := await content.readany()):
             patience.heard()
             size += len(chunk)
             if size > cap:
@@ -419,7 +430,8 @@ async def _read(answer: aiohttp.ClientResponse, patience: Patience) -> Response:
     except BaseException:
         answer.close()
         raise
-    answer.release()
+    if not answer.closed:  # the end of the body has given its connection back
+        answer.release()
     return Response(answer.status, headers, b"".join(chunks))
 
 

@@ -24,13 +24,12 @@ from ._checkpoint import REMEMBERED, Relink, WalkState
 from ._crossing import LOST, SINGLE, Crossing, Step
 from ._report import MAX_DRIFT, Drift, Report
 from ._seen import Seen
-from ._windows import Answer, ServerMemory, Window, plan
+from ._windows import MIN_PROVABLE, Answer, ServerMemory, Window, plan
 
 __all__ = ["ChainWalk"]
 
 T = TypeVar("T")
 
-MIN_PROVABLE = 10  # smaller pages leave no room for overlaps: walk, dedupe, claim nothing
 EMPTY_ASKS = 2  # an empty answer is believed after this many
 EMPTY_ASKS_DOUBTED = 5  # … once one was ever contradicted
 STALLS = 10  # answers in a row without a new row before the proof is given up

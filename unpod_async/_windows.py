@@ -7,11 +7,13 @@ from typing import Any, Generic, TypeVar
 
 from msgspec import Struct
 
-from ._report import Report
+from ._report import Expected, Report
 
-__all__ = ["Answer", "CountedWalk", "ServerMemory", "Window", "plan"]
+__all__ = ["MIN_PROVABLE", "Answer", "CountedWalk", "ServerMemory", "Window", "at_once", "plan"]
 
 T = TypeVar("T")
+
+MIN_PROVABLE = 10  # smaller pages leave no room for overlaps: walk, dedupe, claim nothing
 
 
 class Window(Struct, frozen=True, eq=False, gc=False):
@@ -65,6 +67,19 @@ def plan(frontier: int, size: int, overlap: int) -> Window:
         if reach % candidate == 0:
             break  # no smaller size starts later, nor reaches further
     return Window(best_end // best_size, best_size)
+
+
+def at_once(window: Window, answer: Answer[Any], memory: ServerMemory) -> Report | None:
+    """The receipt of a list that came whole in its first answer, which is the one that a
+    `ChainWalk` gives: most runs are such a list, and need no walk. None where only a walk can
+    tell."""
+    length, count = answer.length, answer.count
+    if count is None or not (0 < length < window.size and count <= length < memory.longest):
+        return None
+    if window.size < MIN_PROVABLE or len(set(answer.ids)) < length:
+        return None  # the second: a row twice, without an identity, or of another list
+    expected = Expected(count, count, count, count)
+    return Report(expected=expected, seen=length, windows=1, verified=True, reason=None)
 
 
 class CountedWalk(Generic[T]):
