@@ -14,7 +14,6 @@ import gzip
 import html
 import json
 import logging
-import os
 import pickle
 import traceback
 import warnings
@@ -728,8 +727,19 @@ def test_exports(cli: Cli, tmp_path: Path, via: str, fault: dict[str, Any]) -> N
         said = quiet_about_people(cli("export", "tasks", *to, *more))
         nobody(said.out)
         assert (said.code == 0) is (not fault)
-    for name in os.listdir(tmp_path):
-        no_token(name, (tmp_path / name).read_bytes())
+    for path in tmp_path.rglob("*"):
+        no_token(str(path), path.read_bytes() if path.is_file() else b"")
+
+
+@pytest.mark.parametrize("name", ["tasks.parquet/", "tasks.duckdb", "tasks.sqlite"])
+def test_other_targets(cli: Cli, tmp_path: Path, name: str) -> None:
+    for more in ((), ("--processes", "2"), ("--full",)):
+        said = quiet_about_people(cli("export", "tasks", "--to", f"{tmp_path}/{name}", *more))
+        nobody(said.out)
+    for options in ((), ("--json",)):
+        nobody(quiet_about_people(cli("verify", f"{tmp_path}/{name}", *options)).out)
+    for path in tmp_path.rglob("*"):
+        no_token(str(path), path.read_bytes() if path.is_file() else b"")
 
 
 def test_progress(cli: Cli) -> None:

@@ -151,7 +151,7 @@ def amount(value: object) -> float | None:
     try:
         if type(value) is int or type(value) is float or (type(value) is str and "_" not in value):
             number = float(value)
-            return number if 0 <= number < float("inf") else None
+            return number + 0.0 if 0 <= number < float("inf") else None  # -0.0 is 0.0
     except (ValueError, OverflowError):
         pass
     return None

@@ -90,8 +90,8 @@ class Listing(Generic[T]):
         if options.on_invalid not in ("report", "raise"):
             raise ConfigurationError('on_invalid takes "report" or "raise"')
         self._source = source
-        self._fields = None if options.fields is None else _names(options.fields)
-        self._kind = kind if self._fields is None else _only(kind, self._fields)
+        self._named = None if options.fields is None else _names(options.fields)
+        self._kind = kind if self._named is None else _only(kind, self._named)
         self._options = options
         self._raw = raw
 
@@ -115,7 +115,7 @@ class Listing(Generic[T]):
     @property
     def fields(self) -> tuple[str, ...] | None:
         """The names of all that is decoded; None if that is everything."""
-        return self._fields
+        return self._named
 
     @property
     def query(self) -> str:
@@ -134,7 +134,7 @@ class Listing(Generic[T]):
         """The same list with each row as the server sent it: JSON bytes on one line, number
         text and repeated keys kept, never through a Struct. The fastest way to export. Raises
         `ConfigurationError` for a list with `fields`."""
-        if self._fields is not None:
+        if self._named is not None:
             raise ConfigurationError("raw() gives whole rows as sent, it takes no fields")
         return Listing(self._source, self._kind, self._options, raw=True)
 

@@ -45,42 +45,53 @@ def tables_of(
     kind: str, items: list[Any], nested: Nested, columns: tuple[str, ...] | None = None
 ) -> dict[str, pa.RecordBatch]:
     """What `Batch.tables` gives."""
+    those = chosen(kind, columns)
+    schema = schema_of(kind, nested, columns)
     if kind != "tasks":
-        return {kind: _rows(kind, items, [], None, nested, columns)}
+        return {kind: _batch(schema, _values(kind, items, [], those), those)}
     calls = [task.call for task in items]
     turns = _Turns([call.transcript for call in calls])
-    ids = list(map(attrgetter(IDENTITY[kind]), items))
-    rows = _rows(kind, items, calls, turns, nested, columns)
-    return {kind: rows, TURNS: turns.table(ids)}
+    values = _values(kind, items, calls, those)
+    del calls  # they hold an object for each turn
+    arrays: dict[str, pa.Array] = {}
+    if "transcript" in schema.names:
+        if nested == "native":
+            arrays["transcript"] = turns.native()
+        else:
+            values["transcript"] = turns.as_json()
+    said = turns.table(list(map(attrgetter(IDENTITY[kind]), items)))
+    del turns
+    return {kind: _batch(schema, values, those, arrays), TURNS: said}
 
 
-def _rows(
-    kind: str,
-    items: list[Any],
-    calls: list[Call],
-    turns: _Turns | None,
-    nested: Nested,
-    names: tuple[str, ...] | None,
-) -> pa.RecordBatch:
-    columns = chosen(kind, names)
-    schema = schema_of(kind, nested, names)
+def _values(
+    kind: str, items: list[Any], calls: list[Call], columns: Iterable[Column]
+) -> dict[str, list[Any]]:
+    """The columns as lists, but for the transcript and the hash."""
     values: dict[str, list[Any]] = {}
     for column in columns:
-        if column.name == "transcript" and turns is not None:
-            values[column.name] = turns.as_json() if nested == "json" else []
-        elif column.source == "slot":
+        if column.source == "slot":
             values[column.name] = _slot_values(items, column)
-        elif column.source == "call":
+        elif column.source == "call" and column.name != "transcript":
             values[column.name] = list(map(attrgetter(column.read), calls))
-    values |= _computed(kind, items, calls)
-    arrays = {
-        field.name: turns.native()
-        if field.name == "transcript" and turns is not None and nested == "native"
-        else _array(values[field.name], field.type)
-        for field in schema
-        if field.name != "row_hash"
-    }
+    return values | _computed(kind, items, calls)
+
+
+def _batch(
+    schema: pa.Schema,
+    values: dict[str, list[Any]],
+    columns: Iterable[Column],
+    arrays: dict[str, pa.Array] | None = None,
+) -> pa.RecordBatch:
+    """Of these values, which are used up: a list goes when its array is there. `arrays` are
+    columns that are arrays already."""
+    arrays = dict(arrays or {})
+    times = [field.name for field in schema if field.type == TIME]
+    arrays |= {name: _array(values[name], TIME) for name in times}
     arrays["row_hash"] = _row_hashes(values, arrays, columns)
+    for field in schema:
+        if field.name not in arrays:
+            arrays[field.name] = _array(values.pop(field.name), field.type)
     return pa.RecordBatch.from_arrays([arrays[name] for name in schema.names], schema=schema)
 
 
@@ -244,11 +255,11 @@ def _oversized(item: Any) -> str | None:
 def _row_hashes(
     values: dict[str, list[Any]], arrays: dict[str, pa.Array], columns: Iterable[Column]
 ) -> pa.Array:
-    """The `row_hash` of each row, by columns: times from their arrays, one buffer for all."""
+    """The `row_hash` of each row, column by column: a time as the microseconds of its array."""
     hashed = [
-        arrays[name].cast(pa.int64()).to_pylist() if arrays[name].type == TIME else values[name]
-        for name in (column.name for column in columns if column.name != "row_hash")
-        if values[name]
+        arrays[name].cast(pa.int64()).to_pylist() if name in arrays else values[name]
+        for name in (column.name for column in columns)
+        if name in values
     ]
     buffer = bytearray()
     digests = bytearray()

@@ -153,8 +153,10 @@ class DeltaSink:
     def in_the_way(self) -> str | None:
         if self._is_ours:
             return None
-        if self._tables:
-            return f"{self.target} has a table {min(self._tables)} that is of no export"
+        with self._told():
+            for name in sorted(self._tables):
+                if not self._last(name)[1]:
+                    return f"{self.target} has a table {name} that is of no export"
         if self._folder and (
             others := self._folder.others({name for names in TABLES.values() for name in names})
         ):
@@ -210,12 +212,18 @@ class DeltaSink:
         }
 
     def _prepare(self) -> None:
-        """The tables are there; those to be replaced are emptied with the first rows' commits."""
-        for name, schema in self._schemas.items():
+        """The tables are there, marked as ours from the first; those to be replaced are emptied
+        with the first rows' commits. That of the turns is made first: where there are tasks,
+        there are turns, whenever an export was killed."""
+        for name in reversed(self._schemas):
             if name not in self._tables:
-                place = f"{self._place}/{name}"
                 self._wrote = True
-                self._tables[name] = DeltaTable.create(place, schema=schema, configuration=KEEP_LOG)
+                self._tables[name] = DeltaTable.create(
+                    f"{self._place}/{name}",
+                    schema=self._schemas[name],
+                    configuration=KEEP_LOG,
+                    commit_properties=marked(0, {}),
+                )
 
     def _check_alone(self) -> None:
         for table in self._tables.values():
