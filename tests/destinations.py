@@ -71,7 +71,7 @@ def destination(name: str, place: Path, server: Callable[[], str]) -> Destinatio
     if name == "delta":
         return Delta(place)
     if name == "mock":
-        return Files("x.parquet/", MockDisk())
+        return Files("x.parquet/", MockDisk(place.name))
     if name.endswith(".duckdb"):
         return DuckDB(place / name)
     return Sqlite(place / name) if name.endswith(".sqlite") else Files(name, Disk(place))
@@ -117,11 +117,16 @@ def transcript(row: Row) -> list[Said]:
     return [_said(turn) for turn in (json.loads(sent) if isinstance(sent, str) else sent)]
 
 
-def disagreeing(held: Held) -> list[str]:
-    """The tasks whose turns are not those of their transcript."""
+def disagreeing(held: Held, kept: Callable[[str], str] = str) -> list[str]:
+    """The tasks whose turns are not those of their transcript. `kept` gives a text as the table
+    of the turns has it."""
     if held.turns is None:
         return []
-    told = {task_id: said for task_id, row in held.rows.items() if (said := transcript(row))}
+    told = {
+        task_id: [(role, text and kept(text), at) for role, text, at in said]
+        for task_id, row in held.rows.items()
+        if (said := transcript(row))
+    }
     ids = told.keys() | held.turns.keys()
     return sorted(task_id for task_id in ids if told.get(task_id) != held.turns.get(task_id))
 
@@ -151,25 +156,25 @@ class Disk:
 class MockDisk:
     """An object store in memory. `system` has to be what the URL leads to."""
 
-    url = "mock://bucket/"
-
-    def __init__(self) -> None:
+    def __init__(self, bucket: str) -> None:
         self.system = pafs._MockFileSystem()
-        self.system.create_dir("bucket")
+        self.system.create_dir(bucket)
+        self.bucket = bucket
+        self.url = f"mock://{bucket}/"
 
     def read(self, name: str) -> bytes | None:
         if name not in self.names():
             return None
-        with self.system.open_input_file(f"bucket/{name}") as file:
+        with self.system.open_input_file(f"{self.bucket}/{name}") as file:
             return bytes(file.read())
 
     def write(self, name: str, content: bytes) -> None:
-        with self.system.open_output_stream(f"bucket/{name}") as file:
+        with self.system.open_output_stream(f"{self.bucket}/{name}") as file:
             file.write(content)
 
     def names(self) -> list[str]:
-        found = self.system.get_file_info(pafs.FileSelector("bucket", recursive=True))
-        return sorted(info.path.removeprefix("bucket/") for info in found if info.is_file)
+        found = self.system.get_file_info(pafs.FileSelector(self.bucket, recursive=True))
+        return sorted(info.path.removeprefix(f"{self.bucket}/") for info in found if info.is_file)
 
 
 class Files:
