@@ -31,6 +31,7 @@ TABLES = {"tasks": ("tasks", TURNS), "runs": ("runs",)}
 """What an export of tasks or runs fills."""
 IDENTITY = {name: kind.identity for name, kind in KINDS.items()} | {TURNS: "task_id"}
 """The column that tells the rows of a table apart (a turn also has its `index`)."""
+STEP = 500  # rows decoded at once: nothing else runs meanwhile, in any thread
 TERMINAL = frozenset({"completed", "failed", "cancelled", "canceled", "partially_completed"})
 """Statuses behind which no other comes."""
 NEVER = datetime(9999, 1, 1, tzinfo=UTC)
@@ -72,8 +73,12 @@ class Batch:
         decoded = self._decoded
         lines: Sequence[bytes] = self._lines
         if decoded is None:
-            page = KINDS[self.kind].decode(b'{"data":[' + b",".join(lines) + b"]}")
-            decoded, self.mended = page.items, page.mended
+            decoded = []
+            for at in range(0, len(lines), STEP):
+                body = b'{"data":[' + b",".join(lines[at : at + STEP]) + b"]}"
+                page = KINDS[self.kind].decode(body)
+                decoded += page.items
+                self.mended |= page.mended
         keep = _newest(decoded, IDENTITY[self.kind])
         if len(keep) < len(decoded):
             decoded = [decoded[at] for at in keep]

@@ -41,10 +41,23 @@ with needs("arrow", "pyarrow"):
 __all__ = ["table_of", "tables_of"]
 
 
+STEP = 1000
+"""Rows at once: the objects on the way to arrays weigh more than the rows, and one call into C
+keeps all threads from running, the event loop's too."""
+
+
 def tables_of(
     kind: str, items: list[Any], nested: Nested, columns: tuple[str, ...] | None = None
 ) -> dict[str, pa.RecordBatch]:
     """What `Batch.tables` gives."""
+    steps = range(0, max(1, len(items)), STEP)
+    made = [_tables(kind, items[at : at + STEP], nested, columns) for at in steps]
+    return {name: pa.concat_batches([tables[name] for tables in made]) for name in made[0]}
+
+
+def _tables(
+    kind: str, items: list[Any], nested: Nested, columns: tuple[str, ...] | None
+) -> dict[str, pa.RecordBatch]:
     those = chosen(kind, columns)
     schema = schema_of(kind, nested, columns)
     if kind != "tasks":

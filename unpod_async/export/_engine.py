@@ -272,7 +272,7 @@ class Export:
         self, source: Source, select: Select, state_at: Callable[[Place], State]
     ) -> None:
         """All rows of a source into the sink. Raises what ended it, when all is written."""
-        send, receive = anyio.create_memory_object_stream[tuple[list[bytes], Place]](1)
+        send, receive = anyio.create_memory_object_stream[tuple[list[bytes], Place]](0)
 
         async def put(lines: list[bytes], place: Place) -> None:
             await send.send((lines, place))

@@ -27,11 +27,12 @@ with needs("duckdb", "pyarrow", "duckdb", "_duckdb", "adbc_driver_duckdb", "adbc
 __all__ = ["make"]
 
 SETTINGS = {
-    "memory_limit": "400MB",
-    "threads": "2",
+    "memory_limit": "250MB",
+    "threads": "1",
     "preserve_insertion_order": "false",
 }
-"""So that an export of any length stays small. Rows have no order but that of their columns."""
+"""So that an export of any length stays small: rows come more slowly than one thread writes them,
+and each thread holds memory. Rows have no order but that of their columns."""
 
 
 def make(target: str, kind: Kind, columns: tuple[str, ...] | None) -> AdbcSink:
