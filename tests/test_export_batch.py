@@ -105,7 +105,7 @@ def test_the_hash_stands_for_what_the_row_says() -> None:
 
 def test_fewer_columns() -> None:
     table = Batch("tasks", [line(status="x")], ("status",)).tables("json")["tasks"]
-    assert set(table.schema.names) == {"status", "task_id", *KEPT}
+    assert set(table.schema.names) == {"status", "task_id", "turns_hash", *KEPT}
     with pytest.raises(ValueError, match="nothing"):
         schema_of("tasks", "json", ("nothing",))
 
@@ -117,3 +117,15 @@ def test_an_empty_batch_has_its_tables() -> None:
         "tasks": 0,
         "transcript_turns": 0,
     }
+
+
+@pytest.mark.parametrize("nested", ["native", "json"])
+def test_a_changed_transcript_changes_the_hash_whatever_columns_there_are(nested: Any) -> None:
+    def hashed(text: str, columns: tuple[str, ...] | None) -> int:
+        sent = line(output={"transcript": [{"role": "user", "content": text}]})
+        table = Batch("tasks", [sent], columns).tables(nested)["tasks"]
+        assert table.schema == schema_of("tasks", nested, columns)
+        return int(table["row_hash"][0].as_py())
+
+    for columns in (None, ("status",), ("transcript",), ("output",)):
+        assert hashed("a", columns) == hashed("a", columns) != hashed("b", columns)

@@ -419,7 +419,7 @@ def test_processes_that_are_stopped_go_on(cli: Cli, tmp_path: Path) -> None:
     with cli.process(*arguments) as process:
         wait_for(lambda: len(cli.simulator.requests) > 10)
         process.send_signal(signal.SIGTERM)
-        out, err = process.communicate()
+        _, err = process.communicate()
     assert (process.returncode, err) == (143, b"")
     assert not (tmp_path / "tasks.jsonl").exists()
     cli.simulator.clear_faults()

@@ -26,6 +26,8 @@ from test_cli_export import wait_for  # noqa: E402
 from unpod_async.export._sink import sink_for  # noqa: E402
 from unpod_async.simulator import Simulator  # noqa: E402
 
+pytestmark = pytest.mark.once
+
 SHAPES = ["x.parquet", "x.parquet/", "x.jsonl", "x.jsonl.gz/", "x.jsonl.zst", "x.csv/", "x.arrow"]
 OTHERS = ["x.duckdb", "x.sqlite", "postgres", "delta"]
 

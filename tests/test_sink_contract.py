@@ -44,6 +44,8 @@ from unpod_async.export._sink import Written, sink_for
 from unpod_async.export._state import Job, Receipt, State
 from unpod_async.simulator import Simulator
 
+pytestmark = pytest.mark.once
+
 JOB = Job(kind="tasks", base_url="https://example.test")
 WORLD = Simulator(seed=7, runs=4, tasks=36).world
 LINES = [json.dumps(WORLD.row(task_id)).encode() for task_id in WORLD.task_ids()]

@@ -107,6 +107,8 @@ class Shares:
             )
             for at in range(1, processes + 1)
         ]
+        self._failed: Share | None = None
+        """The one that failed first, and made the others end."""
         self.missing: str | None = None
         self.failures: Sequence[tuple[Run, UnpodError]] = ()
         self.written = Written()
@@ -144,13 +146,13 @@ class Shares:
         async with anyio.create_task_group() as group:
             for share in self._shares:
                 group.start_soon(self._run_one, share, group.cancel_scope)
-        for share in self._shares:
-            if share.last.receipt is None:
-                raise share.failure
+        if self._failed is not None:
+            raise self._failed.failure
 
     async def _run_one(self, share: Share, others: CancelScope) -> None:
         await share.run()
-        if share.last.receipt is None:
+        if share.last.receipt is None and self._failed is None:
+            self._failed = share
             others.cancel()
 
     def _gathered(self, sink: FileSink, began: datetime) -> Receipt:

@@ -29,6 +29,7 @@ from ._batch import (
     Batch,
     evaluation_of,
     json_text,
+    row_hash,
     settles_from,
     task_settles,
 )
@@ -72,6 +73,8 @@ def _tables(
             arrays["transcript"] = turns.native()
         else:
             values["transcript"] = turns.as_json()
+    if "turns_hash" in schema.names:
+        values["turns_hash"] = turns.hashes()
     said = turns.table(list(map(attrgetter(IDENTITY[kind]), items)))
     del turns
     return {kind: _batch(schema, values, those, arrays), TURNS: said}
@@ -155,6 +158,14 @@ class _Turns:
         structs = pa.StructArray.from_arrays(self._arrays, fields=turn_fields())
         type_ = pa.list_(pa.struct(turn_fields()))
         return pa.ListArray.from_arrays(self._starts, structs, type=type_)
+
+    def hashes(self) -> list[int]:
+        """64 bits for each transcript."""
+        said = list(zip(self._role, self._text, self._at, strict=True))
+        return [
+            row_hash(map(str, chain.from_iterable(said[first:last])))
+            for first, last in pairwise(self._offsets)
+        ]
 
     def as_json(self) -> list[str | None]:
         """JSON text for each transcript, None for an empty one."""

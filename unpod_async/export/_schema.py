@@ -42,6 +42,9 @@ ROWS: dict[str, Any] = {"tasks": Task, "runs": Run, "spaces": Space, "organizati
 KEPT = ("run_id", "modified_at", "settles_from", "row_hash")
 """Columns that every table of rows has, whatever was asked for: resuming needs them."""
 
+TURNS_HASH = "turns_hash"
+"""A column that is there when `output` is not, to tell changed conversations by."""
+
 
 class Column(NamedTuple):
     """One column: its name, what it holds in Python's words, and where it comes from: a
@@ -104,16 +107,19 @@ def columns_of(table: str) -> tuple[Column, ...]:
 
 
 def chosen(table: str, names: tuple[str, ...] | None) -> tuple[Column, ...]:
-    """The columns asked for, and those that are always kept. Raises ValueError with a name
-    that there is not."""
+    """The columns asked for, and those that are always kept; `row_hash` is the last. Raises
+    ValueError with a name that there is not."""
     columns = columns_of(table)
     if names is None:
         return columns
-    known = {column.name for column in columns}
+    known = {column.name for column in columns} | {TURNS_HASH}
     if unknown := [name for name in names if name not in known]:
         raise ValueError(unknown[0])
     wanted = {*names, IDENTITY[table], *KEPT}
-    return tuple(column for column in columns if column.name in wanted)
+    kept = [column for column in columns if column.name in wanted]
+    if table == "tasks" and "output" not in wanted:  # nothing else speaks for all that was said
+        kept.insert(-1, Column(TURNS_HASH, int, "computed", TURNS_HASH))
+    return tuple(kept)
 
 
 def schema_of(table: str, nested: Nested, names: tuple[str, ...] | None = None) -> pa.Schema:

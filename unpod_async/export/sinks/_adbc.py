@@ -356,7 +356,7 @@ class AdbcSink:
         database, cursor = self._database, self._cursor
 
         def rows(names: list[str]) -> Iterator[tuple[Any, ...]]:
-            schema = schema_of(table, "json")
+            schema = schema_of(table, "json", None if table == TURNS else tuple(names))
             fields = pa.schema([schema.field(name) for name in names])
             return database.rows(cursor, table, fields)
 
