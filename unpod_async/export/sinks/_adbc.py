@@ -136,6 +136,7 @@ class AdbcSink:
     def _finish(self, receipt: Receipt) -> None:
         with self._transaction():
             self._prepare()
+            self._index_turns()
         with self._database.told():
             receipt.files = []
             receipt.tables = {name: self._entry(name) for name in self._schemas}
@@ -221,8 +222,12 @@ class AdbcSink:
             + ("" if field.nullable else " NOT NULL")
             for field in schema
         ]
-        key = self._database.turns_key if table == TURNS else f"PRIMARY KEY ({self._id})"
-        return f"CREATE TABLE IF NOT EXISTS {table} ({', '.join(filter(None, [*columns, key]))})"
+        key = [] if table == TURNS else [f"PRIMARY KEY ({self._id})"]
+        return f"CREATE TABLE IF NOT EXISTS {table} ({', '.join([*columns, *key])})"
+
+    def _index_turns(self) -> None:
+        if TURNS in self._schemas and self._database.indexes_turns:
+            self._run(f"CREATE INDEX IF NOT EXISTS {TURNS}_of_task ON {TURNS} (task_id)")
 
     def _take_over(self, tables: dict[str, pa.RecordBatch]) -> Written:
         rows = tables[self._kind]
@@ -282,6 +287,7 @@ class AdbcSink:
         )
         self._run(f"DROP TABLE {STAGED}")
         if turned is not None and len(turned):
+            self._index_turns()
             self._stage(TURNED, pa.record_batch({"task_id": turned}))
             self._run(f"DELETE FROM {TURNS} WHERE task_id IN (SELECT task_id FROM {TURNED})")
             self._run(f"DROP TABLE {TURNED}")

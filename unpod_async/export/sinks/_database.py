@@ -47,7 +47,9 @@ class Database:
     """One database. `target` says where, without a password."""
 
     types: ClassVar[dict[pa.DataType, str]]
-    turns_key: ClassVar[str | None]
+    indexes_turns: ClassVar[bool]
+    """Whether turns are found by an index: made when the rows are there, for one that grows with
+    them costs more than they do."""
     names_columns: ClassVar[bool]
     """Whether the driver appends by the columns' names, not by their order."""
     target: str

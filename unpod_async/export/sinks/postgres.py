@@ -47,7 +47,7 @@ class Postgres(Database):
         pa.float64(): "DOUBLE PRECISION",
         TIME: "TIMESTAMPTZ",
     }
-    turns_key: ClassVar = 'PRIMARY KEY (task_id, "index")'
+    indexes_turns: ClassVar = True
     names_columns: ClassVar = True
 
     def __init__(self, url: str) -> None:
@@ -72,9 +72,16 @@ class Postgres(Database):
         cursor.execute("SELECT current_schema()")
         if cursor.fetchall()[0][0] is None:
             raise ConfigurationError(f"{self.target}: no schema of its search_path is there")
-        cursor.execute(f"SELECT pg_try_advisory_lock({LOCK})")
-        if not cursor.fetchall()[0][0]:
-            raise ConfigurationError(f"another export is writing to {self.target}")
+        # Not at once: of an export that was killed the server may not know yet.
+        cursor.execute("SET lock_timeout = '2s'")
+        try:
+            cursor.execute(f"SELECT 1 FROM pg_advisory_lock({LOCK})")
+            cursor.fetchall()
+        except dbapi.Error as error:
+            if error.sqlstate != "55P03":
+                raise
+            raise ConfigurationError(f"another export is writing to {self.target}") from None
+        cursor.execute("SET lock_timeout = 0")
 
     def columns_of(self, table: str) -> str:
         return (

@@ -44,7 +44,7 @@ class SQLite(Database):
         pa.float64(): "REAL",
         TIME: "TEXT",
     }
-    turns_key: ClassVar = 'PRIMARY KEY (task_id, "index")'
+    indexes_turns: ClassVar = True
     names_columns: ClassVar = True
 
     def __init__(self, path: str) -> None:
