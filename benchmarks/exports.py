@@ -24,7 +24,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from . import again, report
+from . import again, processes, report
 from .nginx import fronted
 from .server import serving
 
@@ -67,7 +67,7 @@ class Effort(NamedTuple):
 
 
 QUICK = Effort("GZIP", 10_000, 3)
-FULL = Effort("QUIET", 50_000, 5)
+FULL = Effort("QUIET", 50_000, 3)
 
 Measured = dict[str, dict[str, list[dict[str, float]]]]
 """What the rounds took, by destination and by `ours` and `dlt`."""
@@ -83,11 +83,14 @@ def main() -> int:
             kinds = [kind for kind in kinds if kind != "postgres"]
         measured = _rounds(kinds, effort, port, database)
         second = again.measure(behind, effort.space, effort.rows) if options.again else None
+        shares = processes.measure(port) if options.again else None
     about = _circumstances(options.quick, server, effort, missing=database is None)
-    text = _markdown(about, measured, second)
+    text = _markdown(about, measured, second, shares)
     print(text)
     if not options.only:
-        _write("exports-quick" if options.quick else "exports", about, measured, second, text)
+        _write(
+            "exports-quick" if options.quick else "exports", about, measured, second, shares, text
+        )
     return 0
 
 
@@ -234,17 +237,24 @@ def _version(name: str) -> str | None:
 
 HEADER = (
     *("destination", "ours", "dlt", "ours / dlt", "least"),
-    *("CPU ours", "CPU dlt", "peak MB ours", "peak MB dlt", "two processes"),
+    *("CPU ours", "CPU dlt", "peak MB ours", "peak MB dlt"),
 )
 
 
-def _markdown(about: dict[str, Any], measured: Measured, second: dict[str, Any] | None) -> str:
+def _markdown(
+    about: dict[str, Any],
+    measured: Measured,
+    second: dict[str, Any] | None,
+    shares: dict[str, list[float]] | None,
+) -> str:
     out = ["# Exports", ""]
     out += [f"- {key}: {report._told(value)}" for key, value in about.items()]
     out += [NOTES]
     out += report._grid(HEADER, [_line(kind, arms) for kind, arms in measured.items()])
     if second is not None:
         out += ["", "## Second runs, into DuckDB", "", *_second(second)]
+    if shares is not None:
+        out += ["", "## Two processes", "", *processes.told(shares)]
     return "\n".join([*out, ""])
 
 
@@ -259,7 +269,6 @@ def _line(kind: str, arms: dict[str, list[dict[str, float]]]) -> tuple[str, ...]
         f"{min(ratios):.2f}" if ratios else "-",
         *(_middle([one["cpu"] / one["rows"] * 1e6 for one in rounds]) for rounds in (ours, dlt)),
         *(_middle([one["peak"] for one in rounds]) for rounds in (ours, dlt)),
-        "-",
     )
 
 
@@ -292,11 +301,12 @@ def _write(
     about: dict[str, Any],
     measured: Measured,
     second: dict[str, Any] | None,
+    shares: dict[str, list[float]] | None,
     text: str,
 ) -> None:
     report.RESULTS.mkdir(exist_ok=True)
     (report.RESULTS / f"{name}.md").write_text(text)
-    whole = {**about, "rounds": measured, "second runs": second}
+    whole = {**about, "rounds": measured, "second runs": second, "processes": shares}
     (report.RESULTS / f"{name}.json").write_text(
         json.dumps(whole, indent=1, ensure_ascii=False) + "\n"
     )
