@@ -26,7 +26,6 @@ from ._batch import (
     _PACKED,
     IDENTITY,
     TURNS,
-    Batch,
     evaluation_of,
     json_text,
     row_hash,
@@ -39,7 +38,7 @@ with needs("arrow", "pyarrow"):
     import pyarrow as pa
     import pyarrow.compute as pc
 
-__all__ = ["table_of", "tables_of"]
+__all__ = ["tables_of"]
 
 
 STEP = 1000
@@ -212,12 +211,6 @@ def _times(turns: list[Turn]) -> list[datetime | None]:
         else (moment(at) if type(at) is str else None) or turn.at
         for at, time, turn in sent
     ]
-
-
-def table_of(kind: str, batches: Iterable[Batch], nested: Nested = "native") -> pa.Table:
-    """The rows of some batches as one Arrow table."""
-    schema = schema_of(kind, nested)
-    return pa.Table.from_batches((batch.tables(nested)[kind] for batch in batches), schema=schema)
 
 
 def _slot_values(items: list[Any], column: Column) -> list[Any]:

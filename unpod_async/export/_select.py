@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from unpod_async._call import BROKEN, moment
 
-__all__ = ["Selection", "row_id"]
+__all__ = ["OLD_ENOUGH", "Selection"]
 
 OLD_ENOUGH = 500  # older rows in a row behind which no newer one is looked for
 
@@ -41,12 +41,6 @@ def _read(kind: str, line: bytes) -> Any:
         return _READ[kind].decode(line)
     except BROKEN:  # half a surrogate pair; such a row is left to the full decoder
         return _Task() if kind == "tasks" else _Run()
-
-
-def row_id(kind: str, line: bytes) -> str:
-    """The id of a row, `""` if it is not plain to see."""
-    found = getattr(_read(kind, line), _ID[kind])
-    return str(found) if isinstance(found, str | int) else ""
 
 
 class Selection:
