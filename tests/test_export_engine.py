@@ -190,6 +190,7 @@ def test_status_since_columns_and_limit(cli: Cli, tmp_path: Path) -> None:
     wanted = {row["task_id"] for row in rows if row["created"] >= since}
     before = len(cli.simulator.requests)
     options = ("--since", f"{since}Z", "--columns", "status,created,output,input")
+    options += ("--concurrency", "1")
     path = tmp_path / "since.duckdb"
     assert export(cli, path, *options)["exit_code"] == 0
     assert rows_of(path).keys() == wanted
