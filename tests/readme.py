@@ -14,6 +14,7 @@ import sys
 import sysconfig
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 
 from rich.console import Console
@@ -68,6 +69,29 @@ def benchmarks() -> str:
     return "\n".join([*lines, ""])
 
 
+def exports() -> str:
+    """What the last whole run of `nox -s export-bench` found."""
+    found = json.loads((RESULTS / "exports.json").read_text("utf-8"))
+    lines = [
+        f"{found['date']}: {found['machine']}, Python {found['python']}; {found['data']}.",
+        "",
+        "| destination | rows/s | dlt, rows/s | CPU, us a row | dlt, us a row |",
+        "|---|---|---|---|---|",
+    ]
+    for kind, arms in found["rounds"].items():
+        rates = [_middle(arms.get(how), lambda one: one["rows"] / one["wall"]) for how in HOWS]
+        cpu = [_middle(arms.get(how), lambda one: one["cpu"] / one["rows"] * 1e6) for how in HOWS]
+        lines.append(f"| {kind} | {' | '.join([*rates, *cpu])} |")
+    return "\n".join([*lines, ""])
+
+
+HOWS = ("ours", "dlt")
+
+
+def _middle(rounds: list[dict[str, float]] | None, of: Callable[[dict[str, float]], float]) -> str:
+    return f"{median(map(of, rounds)):,.0f}" if rounds else "-"
+
+
 def query() -> str:
     """What the demo asks the database that it made, of a platform that stands still."""
     from unpod_async.cli import _demo_show
@@ -92,6 +116,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "call-table": lambda: f"{models.call_table().strip()}\n",
     "cli-help": cli_help,
     "exit-codes": exit_codes,
+    "exports": exports,
     "query": query,
 }
 

@@ -27,7 +27,7 @@ with needs("duckdb", "pyarrow", "duckdb", "_duckdb", "adbc_driver_duckdb", "adbc
 __all__ = ["make"]
 
 SETTINGS = {
-    "memory_limit": "250MB",
+    "memory_limit": "200MB",
     "threads": "1",
     "preserve_insertion_order": "false",
 }
