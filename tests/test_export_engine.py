@@ -19,6 +19,7 @@ from unpod_async import ConfigurationError, ExportError, RetryPolicy, ServerErro
 from unpod_async.export import export_to
 from unpod_async.export._engine import Export, Options
 from unpod_async.export._jobs import wanted_of
+from unpod_async.export._select import Selection
 from unpod_async.export._sink import sink_for
 from unpod_async.simulator import Churn, Simulator
 
@@ -306,6 +307,25 @@ def test_rows_that_cannot_be_read_are_told_and_read_by_the_next_run(
     assert (second["inserted"], second["updated"]) == (0, 0)
 
 
+def test_what_was_not_proved_is_read_whole_by_the_next_run(cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "tasks.duckdb"
+    cli.simulator.max_page_size = 5  # too small a page to prove anything by
+    assert export(cli, path)["exit_code"] == 5
+    cli.simulator.max_page_size = None
+    second, third = export(cli, path), export(cli, path)
+    assert (second["exit_code"], second["mode"], second["inserted"]) == (0, "full", 0)
+    assert (third["exit_code"], third["inserted"], third["updated"]) == (0, 0, 0)
+
+
+def test_half_a_surrogate_pair_hides_no_row_from_a_selection(tmp_path: Path) -> None:
+    selection = Selection("tasks", status=("held",), since=datetime(2026, 1, 1, tzinfo=UTC))
+    line = b'{"task_id":"T1","input":"\\ud83d","status":"%s","created":"%s"}'
+    assert selection.takes(line % (b"held", b"2026-02-01T00:00:00"))
+    assert not selection.takes(line % (b"other", b"2026-02-01T00:00:00"))
+    assert not selection.takes(line % (b"held", b"2025-02-01T00:00:00"))
+    assert not Selection("tasks", until=("T1",)).takes(line % (b"", b""))
+
+
 # -- from Python ---------------------------------------------------------------------------
 
 
@@ -428,6 +448,19 @@ def test_processes_that_are_stopped_go_on(cli: Cli, tmp_path: Path) -> None:
     assert export(cli, path, "--processes", "2")["exit_code"] == 0
     assert len(cli.simulator.requests) - before < 40
     assert statuses(tmp_path / "tasks.jsonl") == expected(cli.simulator)
+
+
+def test_what_is_not_ours_is_not_taken_for_a_share(cli: Cli, tmp_path: Path) -> None:
+    others = [tmp_path / name for name in (".a-of-b.t.jsonl", ".1-of-2.other.t.jsonl")]
+    for folder in others:
+        folder.mkdir()
+        (folder / "mine").write_text("mine")
+    stale = tmp_path / ".3-of-3.t.jsonl"
+    stale.mkdir()
+    path = str(tmp_path / "t.jsonl")
+    assert export(cli, path, "--processes", "2", "--fresh")["exit_code"] == 0
+    assert all((folder / "mine").exists() for folder in others)
+    assert not stale.exists()
 
 
 def test_a_process_that_fails_says_so_once(cli: Cli, tmp_path: Path) -> None:

@@ -139,6 +139,7 @@ def _shares(
         page_size=wanted.page_size,
         lanes=max(1, wanted.lanes // target.processes),
         settle=target.settle,
+        fresh=target.fresh,
     )
     return Shares(export, task, target.processes)
 

@@ -129,7 +129,7 @@ class Shares:
         call goes on with that."""
         sink = _files(self.sink)
         began = datetime.now(UTC)
-        await to_thread.run_sync(sink.open)
+        await to_thread.run_sync(self._export.open_sink)
         receipt: Receipt | None = None
         try:
             await to_thread.run_sync(plan_for, sink, self.job, self._export.options)

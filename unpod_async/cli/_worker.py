@@ -48,6 +48,10 @@ class Task(Struct, kw_only=True):
     page_size: int
     lanes: int
     settle: float
+    fresh: bool
+
+    def __repr__(self) -> str:
+        return f"<Task {self.share}>"  # nothing of the token
 
 
 class Told(Struct, kw_only=True, omit_defaults=True):
@@ -111,7 +115,10 @@ def _made(task: Task, client: UnpodClient) -> Export:
     sink = sink_for(task.target, job.kind, job.columns)
     if task.raw:
         sink.raw = True  # type: ignore[attr-defined]
-    return Export(sink, job, wanted.sources(), Options(settle=task.settle))
+    # What another job left in this folder, which is ours alone, is in nobody's way.
+    return Export(
+        sink, job, wanted.sources(), Options(settle=task.settle, fresh=task.fresh, force=True)
+    )
 
 
 async def _show(export: Export) -> None:

@@ -96,8 +96,14 @@ def plan_for(sink: Sink, job: Job, options: Options) -> Plan:
         return Plan("full", None, replaces=True)
     if not state.done:
         return Plan("resumed", state)
-    cheap = job.via == "walk" and job.kind == "tasks" and job.limit is None and not options.full
-    return Plan("refreshed" if cheap else "full", state)
+    cheap = job.via == "walk" and job.kind == "tasks" and job.limit is None
+    # Only what was proved is built on: else one reading that was not would spoil all to come.
+    return Plan("refreshed" if cheap and state.verified and not options.full else "full", state)
+
+
+def _held_rows_before(plan: Plan) -> bool:
+    """Whether rows of a finished export are there; one that is resumed may have begun over such."""
+    return plan.state is not None and (plan.mode != "resumed" or bool(plan.state.head))
 
 
 class Export:
@@ -163,7 +169,7 @@ class Export:
             if plan.replaces:
                 await self._thread(self.sink.clear)
             self.mode = plan.mode
-            self._updates = plan.state is not None and plan.mode != "resumed"
+            self._updates = _held_rows_before(plan)
             state = await self._read(plan)
             receipt = self._receipt(state, began)
             if self.missing is not None and hasattr(self.sink, "partial"):
@@ -176,7 +182,7 @@ class Export:
         """The sink, opened; closed at the end with the receipt that is then kept, if any."""
         kept: list[Receipt] = []
         self._worker = CapacityLimiter(1)
-        await self._thread(self._open)
+        await self._thread(self.open_sink)
         try:
             yield kept.append
         except BaseException:
@@ -186,8 +192,8 @@ class Export:
         with CancelScope(shield=True):
             await self._thread(self.sink.close, kept[0] if kept else None)
 
-    def _open(self) -> None:
-        """A target whose own files are damaged is no obstacle to what replaces it."""
+    def open_sink(self) -> None:
+        """Open it. A target whose own files are damaged is no obstacle to what replaces it."""
         try:
             self.sink.open()
         except ConfigurationError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 from datetime import datetime
 from typing import Any
@@ -39,8 +40,10 @@ _ID = {"tasks": "task_id", "runs": "run_id"}
 def _read(kind: str, line: bytes) -> Any:
     try:
         return _READ[kind].decode(line)
-    except BROKEN:  # half a surrogate pair; such a row is left to the full decoder
-        return _Task() if kind == "tasks" else _Run()
+    except BROKEN:  # half a surrogate pair somewhere: slower, but it reads that too
+        row = json.loads(line)
+    made = _Task if kind == "tasks" else _Run
+    return made(**{name: row.get(name) for name in made.__struct_fields__})
 
 
 class Selection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -25,9 +26,10 @@ def share_of(sink: FileSink, share: tuple[int, int]) -> str:
 
 
 def shares_of(sink: FileSink) -> list[str]:
-    """All such folders that are there."""
-    name = sink._layout.name.replace("[", "[[]")
-    return [f"{path}/" for path in sorted(Path(_beside(sink)).glob(f".*-of-*.{name}"))]
+    """All such folders that are there, of other numbers of shares too."""
+    ours = re.compile(r"\.\d+-of-\d+\." + re.escape(sink._layout.name))
+    there = sorted(Path(_beside(sink)).iterdir())
+    return [f"{path}/" for path in there if ours.fullmatch(path.name) and path.is_dir()]
 
 
 def _beside(sink: FileSink) -> str:
