@@ -150,9 +150,6 @@ class Store(Protocol):
     def remove(self, name: str) -> None:
         """A file, if it is there."""
 
-    def remove_folder(self, name: str) -> None:
-        """A folder, if it is there and empty."""
-
 
 @contextmanager
 def written(store: Store, name: str) -> Iterator[Output]:
@@ -277,10 +274,6 @@ class LocalStore:
         with suppress(FileNotFoundError):
             os.unlink(self._root / name)
             _sync((self._root / name).parent)
-
-    def remove_folder(self, name: str) -> None:
-        with suppress(OSError):
-            os.rmdir(self._root / name)
 
 
 class _LocalOutput(Output):

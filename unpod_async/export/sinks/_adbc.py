@@ -22,6 +22,7 @@ from unpod_async.export._sink import Written
 from unpod_async.export._state import Kind, Receipt, State, TableEntry, read_state
 
 from ._database import Database, portions, quoted
+from ._targets import check_columns
 from ._verify import Stored, differences, fingerprint, turns_fingerprint
 
 with needs("arrow", "pyarrow"):
@@ -98,13 +99,7 @@ class AdbcSink:
     def _compare_columns(self) -> None:
         for table, schema in self._schemas.items():
             have = {name for name, _ in self._columns(table)}
-            if not have:
-                raise ConfigurationError(f"{self.target}: its table {table} is gone")
-            if lacking := [name for name in schema.names if name not in have]:
-                raise ConfigurationError(
-                    f"{self.target}: its table {table} is of another export or version: "
-                    f"it has no column {', '.join(lacking[:3])}"
-                )
+            check_columns(self.target, table, have, schema.names)
 
     def checkpoint(self) -> State | None:
         return self._state

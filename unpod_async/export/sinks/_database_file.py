@@ -11,15 +11,18 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
+from typing import Any, ClassVar
 
 from unpod_async.errors import ConfigurationError
+
+from ._database import Database
 
 try:
     import fcntl
 except ImportError:  # Windows: there the database's own lock is all
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["DatabaseFile"]
+__all__ = ["DatabaseFile", "FileDatabase"]
 
 _OPEN = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
@@ -214,3 +217,38 @@ class DatabaseFile:
 
     def _busy(self) -> ConfigurationError:
         return ConfigurationError(f"another export is writing to {self.path}")
+
+
+class FileDatabase(Database):
+    """A database that is one file, which is what is taken, looked at and let go."""
+
+    called: ClassVar[str]
+    others_sql: ClassVar[str]
+    """Asks for the names of all tables, at most three."""
+
+    def __init__(self, file: DatabaseFile) -> None:
+        self._file = file
+        self.target = str(file.path)
+
+    def take(self) -> None:
+        self._file.take()
+
+    def look(self) -> None:
+        self._file.look()
+
+    def unreadable(self) -> str | None:
+        return f"{self.target} is no {self.called} database" if self._file.is_foreign else None
+
+    def replace(self, *, cleared: bool) -> None:
+        if (what := self.unreadable()) is not None:
+            if not cleared:
+                raise ConfigurationError(what)
+            self._file.replace()
+
+    def release(self, *, keep: bool) -> None:
+        self._file.release(keep=keep)
+
+    def others(self, cursor: Any) -> str | None:
+        cursor.execute(self.others_sql)
+        names = ", ".join(name for (name,) in cursor.fetchall())
+        return f"{self.target} has other tables: {names}" if names else None

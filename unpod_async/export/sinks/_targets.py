@@ -1,16 +1,12 @@
-"""Paths in targets, and what the databases that are files say alike."""
+"""Paths in targets, and whether the tables that are there are those of an export."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterable
 
 from unpod_async.errors import ConfigurationError
 
-if TYPE_CHECKING:
-    from ._database import Database
-    from ._database_file import DatabaseFile
-
-__all__ = ["path_of", "replace", "tables_there"]
+__all__ = ["check_columns", "path_of"]
 
 
 def path_of(target: str, scheme: str) -> str:
@@ -24,14 +20,12 @@ def path_of(target: str, scheme: str) -> str:
     return path
 
 
-def replace(database: Database, file: DatabaseFile, *, cleared: bool) -> None:
-    if (what := database.unreadable()) is not None:
-        if not cleared:
-            raise ConfigurationError(what)
-        file.replace()
-
-
-def tables_there(target: str, names: list[tuple[str]]) -> str | None:
-    if not names:
-        return None
-    return f"{target} has other tables: {', '.join(name for (name,) in names)}"
+def check_columns(target: str, table: str, have: Collection[str], wanted: Iterable[str]) -> None:
+    """Raises `ConfigurationError` for a table that is gone, or is another export's."""
+    if not have:
+        raise ConfigurationError(f"{target}: its table {table} is gone")
+    if lacking := [name for name in wanted if name not in have]:
+        raise ConfigurationError(
+            f"{target}: its table {table} is of another export or version: "
+            f"it has no column {', '.join(lacking[:3])}"
+        )

@@ -42,6 +42,7 @@ from ._lake import (
     taken_at,
     without_secrets,
 )
+from ._targets import check_columns
 from ._verify import Stored, differences, fingerprint, turns_fingerprint
 
 with needs("delta", "pyarrow", "deltalake"):
@@ -126,14 +127,9 @@ class DeltaSink:
 
     def _compare_columns(self) -> None:
         for name, schema in self._schemas.items():
-            if name not in self._tables:
-                raise ConfigurationError(f"{self.target}: its table {name} is gone")
-            have = {field.name for field in self._tables[name].schema().fields}
-            if lacking := [column for column in schema.names if column not in have]:
-                raise ConfigurationError(
-                    f"{self.target}: its table {name} is of another export or version: "
-                    f"it has no column {', '.join(lacking[:3])}"
-                )
+            there = self._tables.get(name)
+            have = {field.name for field in there.schema().fields} if there else set()
+            check_columns(self.target, name, have, schema.names)
 
     def _mend(self) -> None:
         """Turns whose tasks were never committed go."""

@@ -15,9 +15,8 @@ from unpod_async.export._schema import TIME
 from unpod_async.export._state import Kind
 
 from ._adbc import AdbcSink
-from ._database import Database
-from ._database_file import DatabaseFile
-from ._targets import path_of, replace, tables_there
+from ._database_file import DatabaseFile, FileDatabase
+from ._targets import path_of
 
 with needs("duckdb", "pyarrow", "duckdb", "_duckdb", "adbc_driver_duckdb", "adbc_driver_manager"):
     import adbc_driver_duckdb
@@ -39,7 +38,7 @@ def make(target: str, kind: Kind, columns: tuple[str, ...] | None) -> AdbcSink:
     return AdbcSink(DuckDB(path_of(target, "duckdb")), kind, columns)
 
 
-class DuckDB(Database):
+class DuckDB(FileDatabase):
     types: ClassVar = {
         pa.string(): "VARCHAR",
         pa.json_(): "JSON",
@@ -49,25 +48,18 @@ class DuckDB(Database):
     }
     # A key could not be deleted and inserted in one transaction; and it scans as fast.
     indexes_turns: ClassVar = False
+    called: ClassVar = "DuckDB"
+    others_sql: ClassVar = (
+        "SELECT table_name FROM information_schema.tables "
+        "WHERE table_catalog = current_database() ORDER BY 1 LIMIT 3"
+    )
     names_columns: ClassVar = False
 
     def __init__(self, path: str) -> None:
-        self._file = DatabaseFile(
+        file = DatabaseFile(
             path, beside=(".wal",), empty=_empty, is_ours=lambda head: head[8:12] == b"DUCK"
         )
-        self.target = str(self._file.path)
-
-    def take(self) -> None:
-        self._file.take()
-
-    def look(self) -> None:
-        self._file.look()
-
-    def unreadable(self) -> str | None:
-        return f"{self.target} is no DuckDB database" if self._file.is_foreign else None
-
-    def replace(self, *, cleared: bool) -> None:
-        replace(self, self._file, cleared=cleared)
+        super().__init__(file)
 
     def connect(self, *, read_only: bool = False) -> Any:
         settings = dict(SETTINGS)
@@ -85,22 +77,12 @@ class DuckDB(Database):
     def finish(self, cursor: Any) -> None:
         cursor.execute("CHECKPOINT")
 
-    def release(self, *, keep: bool) -> None:
-        self._file.release(keep=keep)
-
     def columns_of(self, table: str) -> str:
         return (
             "SELECT column_name, data_type FROM duckdb_columns() WHERE NOT internal AND "
             "database_name = current_database() AND schema_name = current_schema() AND "
             f"table_name = '{table}' ORDER BY column_index"
         )
-
-    def others(self, cursor: Any) -> str | None:
-        cursor.execute(
-            "SELECT table_name FROM information_schema.tables "
-            "WHERE table_catalog = current_database() ORDER BY 1 LIMIT 3"
-        )
-        return tables_there(self.target, cursor.fetchall())
 
     def refusal(self, error: Exception) -> str | None:
         text = str(error)

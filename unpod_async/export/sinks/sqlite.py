@@ -18,9 +18,9 @@ from unpod_async.export._schema import TIME
 from unpod_async.export._state import Kind
 
 from ._adbc import AdbcSink
-from ._database import Database, quoted
-from ._database_file import DatabaseFile
-from ._targets import path_of, replace, tables_there
+from ._database import quoted
+from ._database_file import DatabaseFile, FileDatabase
+from ._targets import path_of
 
 with needs("sqlite", "pyarrow", "adbc_driver_sqlite", "adbc_driver_manager"):
     import pyarrow as pa
@@ -36,7 +36,7 @@ def make(target: str, kind: Kind, columns: tuple[str, ...] | None) -> AdbcSink:
     return AdbcSink(SQLite(path_of(target, "sqlite")), kind, columns)
 
 
-class SQLite(Database):
+class SQLite(FileDatabase):
     types: ClassVar = {
         pa.string(): "TEXT",
         pa.json_(): "TEXT",
@@ -45,28 +45,21 @@ class SQLite(Database):
         TIME: "TEXT",
     }
     indexes_turns: ClassVar = True
+    called: ClassVar = "SQLite"
+    others_sql: ClassVar = (
+        "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') "
+        "AND name NOT LIKE 'sqlite!_%' ESCAPE '!' ORDER BY 1 LIMIT 3"
+    )
     names_columns: ClassVar = True
 
     def __init__(self, path: str) -> None:
-        self._file = DatabaseFile(
+        file = DatabaseFile(
             path,
             beside=("-journal", "-wal", "-shm"),
             empty=lambda: b"",
             is_ours=lambda head: head.startswith(b"SQLite format 3\0"),
         )
-        self.target = str(self._file.path)
-
-    def take(self) -> None:
-        self._file.take()
-
-    def look(self) -> None:
-        self._file.look()
-
-    def unreadable(self) -> str | None:
-        return f"{self.target} is no SQLite database" if self._file.is_foreign else None
-
-    def replace(self, *, cleared: bool) -> None:
-        replace(self, self._file, cleared=cleared)
+        super().__init__(file)
 
     def connect(self, *, read_only: bool = False) -> Any:
         return dbapi.connect(self._url("ro" if read_only else "rw"), autocommit=True)
@@ -78,18 +71,8 @@ class SQLite(Database):
         for setting in ("synchronous = FULL", "cache_size = -65536", "temp_store = MEMORY"):
             cursor.execute(f"PRAGMA {setting}")
 
-    def release(self, *, keep: bool) -> None:
-        self._file.release(keep=keep)
-
     def columns_of(self, table: str) -> str:
         return f"SELECT name, type FROM pragma_table_info('{table}')"
-
-    def others(self, cursor: Any) -> str | None:
-        cursor.execute(
-            "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') "
-            "AND name NOT LIKE 'sqlite!_%' ESCAPE '!' ORDER BY 1 LIMIT 3"
-        )
-        return tables_there(self.target, cursor.fetchall())
 
     def held(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         arrays = []
