@@ -3,8 +3,10 @@ twice, and never a checkpoint ahead of its rows."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -18,9 +20,10 @@ from test_cli import Cli, cli, settings, simulator  # noqa: F401  (three are fix
 from unpod_async import ConfigurationError, ExportError, RetryPolicy, ServerError, UnpodClient
 from unpod_async.export import export_to
 from unpod_async.export._engine import Export, Options
-from unpod_async.export._jobs import wanted_of
+from unpod_async.export._jobs import Wanted, wanted_of
 from unpod_async.export._select import Selection
 from unpod_async.export._sink import sink_for
+from unpod_async.export._state import Receipt
 from unpod_async.simulator import Churn, Simulator
 
 # ruff: noqa: F811  (fixtures that are imported are named again by who uses them)
@@ -326,6 +329,19 @@ def test_half_a_surrogate_pair_hides_no_row_from_a_selection(tmp_path: Path) -> 
     assert not Selection("tasks", until=("T1",)).takes(line % (b"", b""))
 
 
+@pytest.mark.parametrize("status", ["[]", "{}", "[1]", "7", "null", "true"])
+def test_a_status_that_is_no_word_is_no_status(status: str) -> None:
+    assert not Selection("tasks", status=("held",)).takes(
+        b'{"task_id":"T1","status":%s}' % status.encode()
+    )
+
+
+def test_a_row_that_python_cannot_read_is_taken_unless_a_status_is_asked_for() -> None:
+    line = b'{"task_id":"T1","input":"\\ud83d","status":"held","big":' + b"1" * 5000 + b"}"
+    assert Selection("tasks", since=datetime(2026, 1, 1, tzinfo=UTC)).takes(line)
+    assert Selection("tasks", until=("T2",)).takes(line)
+
+
 # -- from Python ---------------------------------------------------------------------------
 
 
@@ -377,6 +393,163 @@ async def test_a_target_that_fails_ends_the_reading_and_keeps_its_state(tmp_path
         receipt = await export_to(client.space(sim.space_token).tasks(page_size=50), path)
         assert (receipt.mode, receipt.inserted, receipt.verified) == ("resumed", 400, True)
     assert rows_of(path).keys() == set(sim.world.task_ids())
+
+
+async def sink_of(path: Path) -> Any:
+    return await to_thread.run_sync(sink_for, str(path), "tasks")
+
+
+async def failing(path: Path, after: int) -> Any:
+    """The sink of a target whose `write` fails after some calls."""
+    sink = await sink_of(path)
+    write, left = sink.write, [after]
+
+    def failing(batch: Any, state: Any) -> Any:
+        left[0] -= 1
+        if left[0] < 0:
+            raise ExportError("no space is left")
+        return write(batch, state)
+
+    sink.write = failing
+    return sink
+
+
+def by_runs(client: UnpodClient, token: str, **options: Any) -> Wanted:
+    space = client.space(token)
+    return Wanted(
+        kind="tasks", listings=[space.tasks()], spaces=[space], by_runs=True, lanes=1, **options
+    )
+
+
+async def export_runs(wanted: Wanted, sink: Any) -> Receipt:
+    return await Export(sink, wanted.job(), wanted.sources(), Options(rows=50)).run()
+
+
+@pytest.mark.anyio
+async def test_runs_that_failed_are_remembered_however_often_an_export_is_cut_short(
+    tmp_path: Path,
+) -> None:
+    async with Simulator(seed=2, runs=10, tasks=1000) as sim, client_of(sim) as client:
+        wanted = by_runs(client, sim.space_token)
+        path = tmp_path / "tasks.duckdb"
+        first = sim.world.run_ids()[0]
+        sim.fault("status", status=404, times=None, match=first)
+        for _ in range(3):
+            with pytest.raises(ExportError):
+                await export_runs(wanted, await failing(path, after=2))
+        receipt = await export_runs(wanted, await sink_of(path))
+        assert not receipt.complete
+        assert "1 of the runs" in str(receipt.reason)
+        receipt = await export_runs(wanted, await sink_of(path))
+        assert "1 of the runs" in str(receipt.reason)
+        sim.clear_faults()
+        before = len(sim.requests)
+        receipt = await export_runs(wanted, await sink_of(path))
+        assert (receipt.complete, receipt.mode) == (True, "resumed")
+        assert len(sim.requests) - before == 1
+    assert rows_of(path).keys() == set(sim.world.task_ids())
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("via", ["walk", "runs"])
+async def test_a_limit_counts_the_rows_of_all_goes(tmp_path: Path, via: str) -> None:
+    async with Simulator(seed=2, runs=10, tasks=1000) as sim, client_of(sim) as client:
+        if via == "runs":
+            wanted = by_runs(client, sim.space_token, limit=330)
+        else:
+            wanted = wanted_of(client.space(sim.space_token).tasks(page_size=50), limit=330)
+        path = tmp_path / "tasks.duckdb"
+        for _ in range(2):
+            with pytest.raises(ExportError):
+                await export_runs(wanted, await failing(path, after=2))
+        for _ in range(2):
+            receipt = await export_runs(wanted, await sink_of(path))
+            assert len(rows_of(path)) == 330
+            assert "no more than 330" in str(receipt.reason)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("method", ["open", "write", "close"])
+@pytest.mark.parametrize("times", [1, 3])
+async def test_a_cancelled_task_waits_for_its_thread(
+    tmp_path: Path, method: str, times: int
+) -> None:
+    path = tmp_path / "tasks.duckdb"
+    sink = await sink_of(path)
+    calls: list[str] = []
+    began, may_go_on = threading.Event(), threading.Event()
+
+    def watched(name: str, call: Any) -> Any:
+        def called(*arguments: Any) -> Any:
+            calls.append(f"+{name}")
+            if name == method and not began.is_set():
+                began.set()
+                assert may_go_on.wait(20)
+            try:
+                return call(*arguments)
+            finally:
+                calls.append(f"-{name}")
+
+        return called
+
+    for name in ("open", "checkpoint", "write", "close"):
+        setattr(sink, name, watched(name, getattr(sink, name)))
+    async with Simulator(seed=2, runs=5, tasks=500) as sim, client_of(sim) as client:
+        wanted = wanted_of(client.space(sim.space_token).tasks(page_size=50))
+        task = asyncio.create_task(
+            Export(sink, wanted.job(), wanted.sources(), Options(rows=100)).run()
+        )
+        await to_thread.run_sync(began.wait)
+        for _ in range(times):
+            task.cancel()
+            for _ in range(20):
+                await asyncio.sleep(0)
+        assert not task.done()
+        may_go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert calls[-1] == "-close"
+        pairs = list(zip(calls[::2], calls[1::2], strict=True))
+        assert all(first[1:] == last[1:] for first, last in pairs), calls
+        receipt = await export_to(client.space(sim.space_token).tasks(page_size=50), path)
+        assert receipt.verified
+    assert rows_of(path).keys() == set(sim.world.task_ids())
+
+
+PLACES = [
+    {"at": -1},
+    {"at": "x"},
+    {"walk": 7},
+    {"walk": {"version": 1}},
+    {"heads": []},
+    {"report": {"seen": "many"}},
+    {"taken": None},
+    {"space": 1},
+    {"failed": [[9, "R1"]]},
+    {"behind": "R1"},
+    {"behind": 3},
+]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("place", PLACES, ids=str)
+@pytest.mark.parametrize("via", ["walk", "runs"])
+async def test_a_place_that_was_changed_is_refused(
+    tmp_path: Path, via: str, place: dict[str, Any]
+) -> None:
+    async with Simulator(seed=2, runs=5, tasks=500) as sim, client_of(sim) as client:
+        wanted = by_runs(client, sim.space_token)
+        if via == "walk":
+            wanted = wanted_of(client.space(sim.space_token).tasks(page_size=50))
+        path = tmp_path / "tasks.jsonl"
+        with pytest.raises(ExportError):
+            await export_runs(wanted, await failing(path, after=2))
+        checkpoint = tmp_path / ".tasks.jsonl.unpod/_checkpoint.json"
+        found = json.loads(checkpoint.read_bytes())
+        found["state"]["place"] |= place
+        checkpoint.write_text(json.dumps(found))
+        with pytest.raises(ConfigurationError, match="checkpoint"):
+            await export_runs(wanted, await sink_of(path))
 
 
 @pytest.mark.anyio

@@ -863,6 +863,25 @@ def test_rows_that_were_meddled_with(tmp_path: Path, shape: str) -> None:
             opened(f"{tmp_path}/{shape}")
 
 
+def test_a_full_disk_is_told_with_the_file(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    sink = opened(f"{tmp_path}/x.jsonl")
+    sink.write(Batch("tasks", ROWS[:2]), state())
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
+    try:
+        with pytest.raises(OSError, match=r"\.unpod/part-") as caught:
+            big = b'{"task_id":"T%d","input":"' + b"x" * 1_500_000 + b'"}'
+            sink.write(Batch("tasks", [big % number for number in range(2)]), state())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.errno == errno.EFBIG
+    sink.close(None)
+    sink = opened(f"{tmp_path}/x.jsonl")
+    assert sink.checkpoint() == state()
+    sink.close(None)
+
+
 # -- the proof
 
 
@@ -885,6 +904,10 @@ def tampered(target: Path, how: str) -> str:
         file.rename(target.parent / "away")
         file.symlink_to(target.parent / "away")
         return "it is a symbolic link"
+    if how == "folder linked":
+        (target / "tasks").rename(target.parent / "away")
+        (target / "tasks").symlink_to(target.parent / "away")
+        return "is a symbolic link"
     if how == "rows":
         said = json.loads(manifest.read_bytes())
         said["receipt"]["files"][0]["rows"] += 1
@@ -909,8 +932,8 @@ def tampered(target: Path, how: str) -> str:
 def test_the_proof_finds_what_differs(tmp_path: Path, shape: str) -> None:
     (tmp_path / "sound").mkdir()
     export(f"{tmp_path}/sound/{shape}", ROWS[:9], ROWS[9:12])
-    ways = ("changed", "cut", "removed", "linked", "rows", "tables", "under way", "more")
-    for how in ways:
+    ways = ["changed", "cut", "removed", "linked", "rows", "tables", "under way", "more"]
+    for how in ways + ["folder linked"] * shape.endswith("/"):
         shutil.rmtree(tmp_path / "place", ignore_errors=True)
         shutil.copytree(tmp_path / "sound", tmp_path / "place")
         said = tampered(tmp_path / "place" / shape, how)

@@ -137,7 +137,7 @@ class Export:
         self._source: Source | None = None
         self._notes: set[str] = set()
         self._failure: Exception | None = None
-        self._updates = False
+        self._updates = self._is_open = False
 
     @property
     def report(self) -> Report:
@@ -182,28 +182,47 @@ class Export:
         """The sink, opened; closed at the end with the receipt that is then kept, if any."""
         kept: list[Receipt] = []
         self._worker = CapacityLimiter(1)
-        await self._thread(self.open_sink)
         try:
+            await self._thread(self.open_sink)
             yield kept.append
         except BaseException:
-            with CancelScope(shield=True), suppress(Exception):  # the first error counts
-                await self._thread(self.sink.close, None)
+            if self._is_open:
+                with suppress(Exception):  # the first error counts
+                    await self._thread(self.sink.close, None)
             raise
-        with CancelScope(shield=True):
-            await self._thread(self.sink.close, kept[0] if kept else None)
+        await self._thread(self.sink.close, kept[0] if kept else None)
 
     def open_sink(self) -> None:
-        """Open it. A target whose own files are damaged is no obstacle to what replaces it."""
+        """Open it. A target whose own files are damaged is no obstacle to what replaces it,
+        whatever it was."""
         try:
             self.sink.open()
         except ConfigurationError:
-            if not (self.options.force or self.options.fresh):
+            if not self.options.force:
                 raise
             self.sink.clear()
             self.sink.open()
+        self._is_open = True
 
     async def _thread(self, function: Callable[..., T], *arguments: Any) -> T:
-        return await to_thread.run_sync(function, *arguments, limiter=self._worker)
+        """What the function gives, called in our thread. A cancellation is raised when it is
+        done: nothing may be called meanwhile, and what it opened must be closed."""
+        outcome: list[T | Exception] = []
+
+        async def call() -> None:
+            try:
+                outcome.append(await to_thread.run_sync(function, *arguments, limiter=self._worker))
+            except Exception as error:
+                outcome.append(error)
+
+        # A task of its own: of `task.cancel()` no shield keeps the await of a thread.
+        with CancelScope(shield=True):
+            async with anyio.create_task_group() as group:
+                group.start_soon(call)
+        (made,) = outcome
+        if isinstance(made, Exception):
+            raise made
+        return made
 
     # -- what is read
 
@@ -283,7 +302,8 @@ class Export:
         async def put(lines: list[bytes], place: Place) -> None:
             await send.send((lines, place))
 
-        reader = Reader(put, limit=self.job.limit, rows=self.options.rows or ROWS)
+        limit = None if self.job.limit is None else max(0, self.job.limit - source.taken)
+        reader = Reader(put, limit=limit, rows=self.options.rows or ROWS)
         self._source = source
         self._readers.append(reader)
         async with anyio.create_task_group() as group:

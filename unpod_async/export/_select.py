@@ -41,7 +41,10 @@ def _read(kind: str, line: bytes) -> Any:
     try:
         return _READ[kind].decode(line)
     except BROKEN:  # half a surrogate pair somewhere: slower, but it reads that too
-        row = json.loads(line)
+        try:
+            row = json.loads(line)
+        except ValueError:  # an integer of more digits than Python reads: nothing is known of it
+            row = {}
     made = _Task if kind == "tasks" else _Run
     return made(**{name: row.get(name) for name in made.__struct_fields__})
 
@@ -90,7 +93,10 @@ class Selection:
             if key not in self._among:
                 return False
             self._met.add(key)
-        return self._is_recent(row) and (not self._status or row.status in self._status)
+        return self._is_recent(row) and self._is_wanted(row.status)
+
+    def _is_wanted(self, status: Any) -> bool:
+        return not self._status or (isinstance(status, str) and status in self._status)
 
     def _is_recent(self, row: Any) -> bool:
         if self._since is None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 from zlib import crc32
 
 import msgspec
+from msgspec import Meta, Struct, field
+from msgspec.structs import replace
 
 from unpod_async._paging import Listing, RunTasks, Walk
 from unpod_async._report import Expected, Report
-from unpod_async.errors import IncompleteWalk, UnpodError
+from unpod_async.errors import ConfigurationError, IncompleteWalk, UnpodError
 from unpod_async.models import Run
 
 from ._select import Selection
@@ -83,10 +85,18 @@ class Reader:
 class Source(Protocol):
     """The rows of a job, each once."""
 
-    error: str | None
-    """Why something is known to be missing."""
     failures: list[tuple[Run, UnpodError]]
     """Runs that could not be read."""
+
+    @property
+    def error(self) -> str | None:
+        """Why something is known to be missing."""
+        ...
+
+    @property
+    def taken(self) -> int:
+        """How many rows were given up to `place()`, in earlier goes too."""
+        ...
 
     @property
     def report(self) -> Report:
@@ -108,6 +118,47 @@ class Source(Protocol):
         ...
 
 
+class _Stand(Struct, kw_only=True, forbid_unknown_fields=True):
+    """Where a source stands, as both kinds keep it. `report` and `error` are of what is through."""
+
+    report: Report = field(default_factory=Report)
+    error: str | None = None
+    taken: int = 0
+
+
+class _InWalks(_Stand):
+    """In the walk of the list `at`, which goes on from `walk`."""
+
+    at: Annotated[int, Meta(ge=0)] = 0
+    walk: dict[str, Any] | None = None
+    heads: dict[str, list[str]] = field(default_factory=dict)
+
+
+class _InRuns(_Stand):
+    """In the space `at`, `behind` a run: the checkpoint of the walk over them, or how many of
+    those given. `failed` are runs by their space."""
+
+    at: Annotated[int, Meta(ge=0)] = 0
+    behind: dict[str, Any] | Annotated[int, Meta(ge=0)] | None = None
+    failed: list[tuple[Annotated[int, Meta(ge=0)], str]] = field(default_factory=list)
+
+
+S = TypeVar("S", bound=_Stand)
+
+
+def _read_place(place: Place | None, form: type[S]) -> S:
+    """Raises `ConfigurationError` for a place that was not made here."""
+    try:
+        return msgspec.convert(place or {}, form)
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(f"its checkpoint is damaged ({error})") from None
+
+
+def _as_place(stand: _Stand, **now: Any) -> Place:
+    built: Place = msgspec.to_builtins(replace(stand, report=Report()))
+    return built | {"report": plain(stand.report)} | now
+
+
 class Walks:
     """Some lists, one behind the other, each by a walk. One that is not complete is told in
     `error`, and the next list is read all the same."""
@@ -117,28 +168,40 @@ class Walks:
     ) -> None:
         self._listings = [listing.raw() for listing in listings]
         self._lanes = lanes
-        place = place or {"list": 0, "walk": None, "report": None, "heads": {}, "error": None}
-        self._at: int = place["list"]
-        self._resume: Place | None = place["walk"]
-        self._through = report_of(place["report"])  # of the lists that are through
-        self.heads: dict[str, list[str]] = place["heads"]
-        self.error: str | None = place["error"]
+        self._stand = _read_place(place, _InWalks)
+        self._before = self._stand.taken
         self.failures: list[tuple[Run, UnpodError]] = []
         self._walk: Walk[bytes] | None = None
 
     @property
+    def heads(self) -> dict[str, list[str]]:
+        return self._stand.heads
+
+    @property
+    def error(self) -> str | None:
+        return self._stand.error
+
+    @property
+    def taken(self) -> int:
+        return self._stand.taken
+
+    @property
     def report(self) -> Report:
-        return self._through if self._walk is None else total(self._through, self._walk.report)
+        through = self._stand.report
+        return through if self._walk is None else total(through, self._walk.report)
 
     async def read(self, reader: Reader, select: Select) -> None:
-        while self._at < len(self._listings):
-            listing = self._listings[self._at]
+        stand = self._stand
+        while stand.at < len(self._listings):
+            listing = self._listings[stand.at]
             selection = select(listing.path)
-            async with listing.walk(prefetch=self._lanes, resume=self._resume) as self._walk:
+            async with listing.walk(prefetch=self._lanes, resume=stand.walk) as self._walk:
                 try:
                     await self._pour(self._walk, reader, selection)
                 except IncompleteWalk as error:
-                    self.error = self.error or error.message
+                    stand.error = stand.error or error.message
+                finally:
+                    stand.taken = self._before + reader.taken
             if reader.is_full:
                 return
             self._leave(listing.path, self._walk, left_early=selection.through)
@@ -149,6 +212,7 @@ class Walks:
             if takes is None or takes(line):
                 reader.add(line)
                 if reader.is_due:
+                    self._stand.taken = self._before + reader.taken
                     await reader.hand_on(self.place())
             if selection.through or reader.is_full:
                 return
@@ -156,22 +220,17 @@ class Walks:
     def _leave(self, path: str, walk: Walk[bytes], *, left_early: bool) -> None:
         """The list is through. What was read of one that was left early is proved as far as it
         goes, unless the walk has a doubt by then."""
-        state = walk.checkpoint()["walk"]
-        report = msgspec.structs.replace(walk.report)
+        stand, state = self._stand, walk.checkpoint()["walk"]
+        report = replace(walk.report)
         if left_early and not state["doubt"] and not report.missing:
             report.verified, report.reason = True, None
-        self.heads[path] = state["head"]
-        self._through, self._walk = total(self._through, report), None
-        self._at, self._resume = self._at + 1, None
+        stand.heads[path] = state["head"]
+        stand.report, self._walk = total(stand.report, report), None
+        stand.at, stand.walk = stand.at + 1, None
 
     def place(self) -> Place:
-        return {
-            "list": self._at,
-            "walk": self._resume if self._walk is None else self._walk.checkpoint(),
-            "report": plain(self._through),
-            "heads": self.heads,
-            "error": self.error,
-        }
+        walk = self._stand.walk if self._walk is None else self._walk.checkpoint()
+        return _as_place(self._stand, walk=walk)
 
 
 class Runs:
@@ -193,77 +252,92 @@ class Runs:
         share: tuple[int, int] | None = None,
         place: Place | None = None,
     ) -> None:
-        place = place or {"space": 0, "behind": None, "report": None, "failed": [], "error": None}
         self._spaces = spaces
         self._given = given if given is None else [one for one in given if is_of(share, one)]
         self._share = share
         self._lanes = lanes
         self._page_size = page_size
-        self._at: int = place["space"]
-        self._behind: Any = place["behind"]  # the run handed on last: a checkpoint, or how many
-        self._through = report_of(place["report"])  # of the streams that are through
-        self._failed: list[tuple[int, str]] = [(at, run_id) for at, run_id in place["failed"]]
-        self.error: str | None = place["error"]
+        self._stand = _read_place(place, _InRuns)
+        of_others = isinstance(self._stand.behind, dict if given is not None else int)
+        if of_others or any(at >= len(spaces) for at, _ in self._stand.failed):
+            raise ConfigurationError("its checkpoint is damaged (it is of other runs)")
+        self._before = self._stand.taken
         self.heads: dict[str, list[str]] = {}
         self.failures: list[tuple[Run, UnpodError]] = []
         self._stream: RunTasks[bytes] | None = None
 
     @property
+    def error(self) -> str | None:
+        return self._stand.error
+
+    @property
+    def taken(self) -> int:
+        return self._stand.taken
+
+    @property
     def report(self) -> Report:
         """What failed is not in it, but in `failures`: another go may yet read that."""
         if self._stream is None:
-            return self._through
+            return self._stand.report
         doubt, sent = self._stream.doubt, self._stream.report
-        under_way = msgspec.structs.replace(
-            sent, missing=False, verified=doubt is None, reason=doubt
-        )
-        return total(self._through, under_way)
+        under_way = replace(sent, missing=False, verified=doubt is None, reason=doubt)
+        return total(self._stand.report, under_way)
 
     async def read(self, reader: Reader, select: Select) -> None:
-        failed, self._failed = self._failed, []
-        for at in range(self._at, len(self._spaces)):
-            self._at = at
+        stand = self._stand
+        again = list(stand.failed)
+        while stand.at < len(self._spaces):
             if self._given is None:
                 await self._all_runs(reader, select)
             else:
-                ids = self._given[self._behind or 0 :]
-                await self._tasks_of(list(ids), reader, select, self._count_on)
+                ids = self._given[self._count :]
+                await self._tasks_of(stand.at, list(ids), reader, select, self._count_on)
             if reader.is_full:
                 return
-            self._behind = None
-        self._at = len(self._spaces)
-        for at, run_id in failed:
-            self._at = at
-            await self._tasks_of([run_id], reader, select, lambda _: None)
-        self._at = len(self._spaces)
+            stand.at, stand.behind = stand.at + 1, None
+        for at, run_id in again:
+
+            def read_now(run: Run, at: int = at) -> None:
+                stand.failed.remove((at, run.run_id))
+
+            await self._tasks_of(at, [run_id], reader, select, read_now)
+            if reader.is_full:
+                return
+
+    @property
+    def _count(self) -> int:
+        return self._stand.behind if isinstance(self._stand.behind, int) else 0
 
     def _count_on(self, _: Run) -> None:
-        self._behind = (self._behind or 0) + 1
+        self._stand.behind = self._count + 1
 
     async def _all_runs(self, reader: Reader, select: Select) -> None:
-        listing = self._spaces[self._at].runs(page_size=500)
-        async with listing.walk(prefetch=2, resume=self._behind) as walk:
+        stand = self._stand
+        listing = self._spaces[stand.at].runs(page_size=500)
+        resume = stand.behind if isinstance(stand.behind, dict) else None
+        async with listing.walk(prefetch=2, resume=resume) as walk:
             runs = _Placed(walk, self._share)
 
             def behind(run: Run) -> None:
-                self._behind = runs.places.pop(run.run_id)
+                stand.behind = runs.places.pop(run.run_id)
 
             try:
-                await self._tasks_of(runs, reader, select, behind)
+                await self._tasks_of(stand.at, runs, reader, select, behind)
             except IncompleteWalk as error:
-                self.error = self.error or error.message
+                stand.error = stand.error or error.message
         if not reader.is_full:
-            listed = msgspec.structs.replace(walk.report, seen=0, expected=Expected())
-            self._through = total(self._through, listed)
+            listed = replace(walk.report, seen=0, expected=Expected())
+            stand.report = total(stand.report, listed)
 
     async def _tasks_of(
         self,
+        at: int,
         runs: AsyncIterator[Run] | list[str],
         reader: Reader,
         select: Select,
         behind: Callable[[Run], None],
     ) -> None:
-        space = self._spaces[self._at]
+        space = self._spaces[at]
         selection = select(f"spaces/{space.token}/runs/")
         stream = space.run_tasks_raw(
             runs, concurrency=self._lanes, page_size=self._page_size, ordered=True
@@ -275,12 +349,13 @@ class Runs:
                     if reader.is_full:
                         return
                     behind(run)
+                    self._stand.taken = self._before + reader.taken
                     if reader.is_due:
-                        self._note(stream)
+                        self._note(at, stream)
                         await reader.hand_on(self.place())
         finally:
-            self._note(stream)
-            self._through, self._stream = self.report, None
+            self._note(at, stream)
+            self._stand.report, self._stream = self.report, None
 
     async def _pour(self, lines: list[bytes], reader: Reader, selection: Selection) -> None:
         for line in lines:
@@ -291,20 +366,15 @@ class Runs:
             if reader.is_full:
                 return
 
-    def _note(self, stream: RunTasks[bytes]) -> None:
+    def _note(self, at: int, stream: RunTasks[bytes]) -> None:
         """Keep what failed, each once."""
-        self._failed += [(self._at, run.run_id) for run, _ in stream.failures]
+        failed = [(at, run.run_id) for run, _ in stream.failures]
+        self._stand.failed += [one for one in failed if one not in self._stand.failed]
         self.failures += stream.failures
         stream.failures.clear()
 
     def place(self) -> Place:
-        return {
-            "space": self._at,
-            "behind": self._behind,
-            "report": plain(self.report),
-            "failed": [list(one) for one in self._failed],
-            "error": self.error,
-        }
+        return _as_place(self._stand, report=plain(self.report))
 
 
 class _Placed:
@@ -333,9 +403,9 @@ def is_of(share: tuple[int, int] | None, run_id: str) -> bool:
 
 def total(first: Report, second: Report) -> Report:
     """Two receipts as one."""
-    made = msgspec.structs.replace(
+    made = replace(
         first,
-        expected=msgspec.structs.replace(first.expected),
+        expected=replace(first.expected),
         drift=list(first.drift),
         invalid=list(first.invalid),
         unreadable=list(first.unreadable),
@@ -356,9 +426,5 @@ def plain(report: Report) -> dict[str, Any]:
         row if isinstance(row, dict) else {"offset": row.offset, "reason": row.reason}
         for row in report.invalid
     ]
-    made: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(report, invalid=invalid))
+    made: dict[str, Any] = msgspec.to_builtins(replace(report, invalid=invalid))
     return made
-
-
-def report_of(sent: Place | None) -> Report:
-    return Report() if sent is None else msgspec.convert(sent, Report)

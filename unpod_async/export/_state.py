@@ -9,7 +9,7 @@ from msgspec import Struct, field
 
 from unpod_async.errors import ConfigurationError
 
-__all__ = ["FileEntry", "Job", "Receipt", "State", "TableEntry", "read_state"]
+__all__ = ["FileEntry", "Job", "Receipt", "State", "TableEntry", "read_receipt", "read_state"]
 
 VERSION = 1
 
@@ -80,8 +80,11 @@ def read_state(sent: bytes | str) -> State:
                 f"its checkpoint is of version {found['version']!r}, and this reads {VERSION}"
             )
         return msgspec.convert(found, State, strict=False)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+    except _DAMAGED as error:
         raise ConfigurationError(f"its checkpoint is damaged ({error})") from None
+
+
+_DAMAGED = (msgspec.MsgspecError, ValueError, TypeError, RecursionError)
 
 
 class TableEntry(Struct, kw_only=True):
@@ -131,3 +134,11 @@ class Receipt(Struct, kw_only=True):
 
     def as_json(self) -> bytes:
         return msgspec.json.format(msgspec.json.encode(self), indent=1)
+
+
+def read_receipt(sent: bytes | str) -> Receipt:
+    """A receipt from its JSON. Raises `ConfigurationError` for anything else."""
+    try:
+        return msgspec.json.decode(sent, type=Receipt)
+    except _DAMAGED as error:
+        raise ConfigurationError(f"its receipt is damaged ({error})") from None

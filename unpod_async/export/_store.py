@@ -45,7 +45,8 @@ class Output:
 
     closed = False
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self.name = name
         self.bytes = 0
         self._hash = hashlib.sha256()
         self._held = bytearray()  # a Parquet file comes in hundreds of pieces
@@ -73,7 +74,7 @@ class Output:
             try:
                 self._put(memoryview(held))
             except BaseException as error:
-                self._failure = error
+                self._failure = _named(error, self.name)
                 raise
 
     def tell(self) -> int:
@@ -99,7 +100,11 @@ class Output:
         self._write()
         if self._failure is not None:
             raise self._failure
-        self._finish()
+        try:
+            self._finish()
+        except OSError as error:
+            _named(error, self.name)
+            raise
 
     def discard(self) -> None:
         """Remove it; does nothing after `commit()`."""
@@ -278,7 +283,7 @@ class LocalStore:
 
 class _LocalOutput(Output):
     def __init__(self, path: Path, folder: Path) -> None:
-        super().__init__()
+        super().__init__(str(path))
         self._path = path
         self._temporary = folder / f".unpod-part-{secrets.token_hex(8)}.tmp"
         self._file: int | None = os.open(self._temporary, _NEW, 0o600)
@@ -332,6 +337,13 @@ def _locked(folder: Path) -> int | None:
     finally:
         if file >= 0:
             os.close(file)
+
+
+def _named(error: BaseException, name: str) -> BaseException:
+    """A full disk does not say which."""
+    if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+        error.filename = name
+    return error
 
 
 def _take_name(old: Path, new: Path) -> None:

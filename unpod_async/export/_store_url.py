@@ -129,7 +129,7 @@ class UrlStore:
 
 class _UrlOutput(Output):
     def __init__(self, system: Any, path: str, temporary: str | None) -> None:
-        super().__init__()
+        super().__init__(path)
         self._system, self._path, self._temporary = system, path, temporary
         self._file = system.open_output_stream(temporary or path, compression=None)
         self._named = False

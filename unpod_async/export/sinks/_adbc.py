@@ -13,13 +13,11 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from unpod_async._missing import needs
 from unpod_async.errors import ConfigurationError
 from unpod_async.export._schema import IDENTITY, TABLES, TURNS, schema_of
 from unpod_async.export._sink import Written
-from unpod_async.export._state import Kind, Receipt, State, TableEntry, read_state
+from unpod_async.export._state import Kind, Receipt, State, TableEntry, read_receipt, read_state
 
 from ._database import Database, portions, quoted
 from ._targets import check_columns
@@ -193,23 +191,27 @@ class AdbcSink:
             self._cursor = self._link = None
 
     def _prepare(self) -> None:
-        """The tables are there, empty if they are to be replaced. It counts once committed."""
+        """The tables are there, empty if they are to be replaced. It counts once committed.
+        Only what our schema has counts as there: others of a search path may have such names,
+        and a role need not own what it writes to."""
         if self._made and not self._clear:
             return
         if self._clear:
             for table in self._schemas:
-                self._run(f"DROP TABLE IF EXISTS {table}")
+                if self._columns(table):
+                    self._run(f"DROP TABLE {table}")
             if self._columns(OURS):
                 self._run(f"DELETE FROM {OURS} WHERE kind = '{self._kind}'")
         text = self._database.types[pa.string()]
-        self._run(
-            f"CREATE TABLE IF NOT EXISTS {OURS} "
-            f"(kind {text} PRIMARY KEY, state {text}, receipt {text})"
-        )
+        if not self._columns(OURS):
+            self._run(
+                f"CREATE TABLE {OURS} (kind {text} PRIMARY KEY, state {text}, receipt {text})"
+            )
         for table, schema in self._schemas.items():
-            self._run(self._definition(table, schema))
-            have = [name for name, _ in self._columns(table)]
-            self._plain[table] = self._database.names_columns or have == schema.names
+            if not (have := self._columns(table)):
+                self._run(self._definition(table, schema))
+            as_made = not have or [name for name, _ in have] == schema.names
+            self._plain[table] = self._database.names_columns or as_made
 
     def _definition(self, table: str, schema: pa.Schema) -> str:
         columns = [
@@ -218,11 +220,14 @@ class AdbcSink:
             for field in schema
         ]
         key = [] if table == TURNS else [f"PRIMARY KEY ({self._id})"]
-        return f"CREATE TABLE IF NOT EXISTS {table} ({', '.join([*columns, *key])})"
+        return f"CREATE TABLE {table} ({', '.join([*columns, *key])})"
 
     def _index_turns(self) -> None:
-        if TURNS in self._schemas and self._database.indexes_turns:
-            self._run(f"CREATE INDEX IF NOT EXISTS {TURNS}_of_task ON {TURNS} (task_id)")
+        if TURNS not in self._schemas or not (indexes := self._database.indexes_of(TURNS)):
+            return
+        name = f"{TURNS}_of_task"
+        if (name,) not in self._fetch(indexes):
+            self._run(f"CREATE INDEX {name} ON {TURNS} (task_id)")
 
     def _take_over(self, tables: dict[str, pa.RecordBatch]) -> Written:
         rows = tables[self._kind]
@@ -344,10 +349,7 @@ class AdbcSink:
         found = self._kept()
         if not found or found[1] is None:
             raise ConfigurationError(f"{self.target} holds no receipt of an export of {self._kind}")
-        try:
-            return msgspec.json.decode(found[1], type=Receipt)
-        except (msgspec.MsgspecError, ValueError) as error:
-            raise ConfigurationError(f"{self.target}: its receipt is damaged ({error})") from None
+        return read_receipt(found[1])
 
     def _tables(self) -> dict[str, Stored | None]:
         """How the tables are read; None for one that is not there."""

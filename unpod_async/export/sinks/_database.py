@@ -47,9 +47,6 @@ class Database:
     """One database. `target` says where, without a password."""
 
     types: ClassVar[dict[pa.DataType, str]]
-    indexes_turns: ClassVar[bool]
-    """Whether turns are found by an index: made when the rows are there, for one that grows with
-    them costs more than they do."""
     names_columns: ClassVar[bool]
     """Whether the driver appends by the columns' names, not by their order."""
     target: str
@@ -94,6 +91,11 @@ class Database:
     def columns_of(self, table: str) -> str:
         """SQL for the (name, type) of a table's columns in order; none if there is no table."""
         raise NotImplementedError
+
+    def indexes_of(self, table: str) -> str | None:  # noqa: ARG002
+        """SQL for the names of a table's indexes; None if rows are found as fast without. One
+        is made when the rows are there: if it grows with them it costs more than they do."""
+        return None
 
     def others(self, cursor: Any) -> str | None:  # noqa: ARG002
         """In words, what is there that keeps a new export away."""

@@ -55,6 +55,7 @@ class DatabaseFile:
         self._file: int | None = None
         self._key: tuple[int, int] | None = None
         self._was_there = True
+        self._was_empty = False
         self._protected: set[Path] = set()
         self.is_foreign = False
         """Whether the file is no such database."""
@@ -99,24 +100,26 @@ class DatabaseFile:
             if found is not None:
                 head = os.pread(self._file, 64, 0)
                 if not head and (seed := self._empty()):
+                    self._was_empty = True
                     os.pwrite(self._file, seed, 0)
-                    self._was_there = False
                 self.is_foreign = bool(head) and not self._is_ours(head)
         except BaseException:
-            self.release(keep=found is not None)
+            self.release(keep=False)
             raise
 
     def replace(self) -> None:
         """An empty database in place of the file."""
         temporary = self.path.with_name(f".unpod-{secrets.token_hex(8)}.tmp")
         made, old = self._make(temporary), self._file
+        for path in self._beside:  # a log of what was here is not to be read into what is new
+            path.unlink(missing_ok=True)
         os.replace(temporary, self.path)
         if old is not None:
             os.close(old)
         self._forget()
         self._file = made
         self._lock()
-        self.is_foreign, self._was_there = False, True
+        self.is_foreign, self._was_there, self._was_empty = False, True, False
 
     def protect(self, end: str) -> None:
         """Make an empty file beside ours before the database does, which would let the umask
@@ -128,19 +131,22 @@ class DatabaseFile:
 
     def release(self, *, keep: bool) -> None:
         """Give the lock back, last of all; a file that was not there goes unless it is kept."""
-        if self._file is None:
+        file, self._file = self._file, None
+        if file is None:
             return
+        if self._key is not None:  # else another export has it, and all that is beside it
+            self._tidy(file, keep=keep)
+            self._forget()
+        os.close(file)
+
+    def _tidy(self, file: int, *, keep: bool) -> None:
+        """What we made beside the file goes if the database did not use it."""
         if not keep and not self._was_there:
             self.path.unlink(missing_ok=True)
-        self._tidy()
+        elif not keep and self._was_empty:
+            os.ftruncate(file, 0)
         if self.scratch.is_dir() and not self.scratch.is_symlink():
             shutil.rmtree(self.scratch, ignore_errors=True)
-        self._forget()
-        os.close(self._file)
-        self._file = None
-
-    def _tidy(self) -> None:
-        """What we made beside the file goes if the database did not use it."""
         for path in self._protected:
             with suppress(OSError):
                 if not path.stat().st_size:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -45,6 +46,12 @@ class Folder:
                 os.close(self._file)
                 self._file = None
                 raise self._busy() from None
+
+    def check(self, names: Iterable[str]) -> None:
+        """Raises `ConfigurationError` if one of these in the folder is a symbolic link."""
+        for name in names:
+            if (path := self.path / name).is_symlink():
+                raise ConfigurationError(f"{path} is a symbolic link; it is left alone")
 
     def others(self, ours: set[str]) -> str | None:
         """Some names in the folder that are not ours; None if there are none."""

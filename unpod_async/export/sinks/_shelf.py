@@ -211,7 +211,8 @@ class Shelf:
         if (sent := store.read(layout.manifest)) is None:
             raise ConfigurationError(f"{self.target} has no receipt")
         receipt = read_manifest(sent, store.path(layout.manifest), layout).receipt
-        wrong: list[str] = []
+        links = [name for name in layout.folders() if store.kind(name) == "symbolic link"]
+        wrong = [f"{store.path(name)} is a symbolic link" for name in links if not layout.work]
         if store.kind(layout.checkpoint) is not None:
             name = store.path(layout.checkpoint)
             wrong.append(f"{name} is there: an export is under way or was killed")

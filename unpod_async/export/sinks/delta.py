@@ -19,14 +19,12 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from unpod_async._missing import needs
 from unpod_async._secrets import safe_text
 from unpod_async.errors import ConfigurationError, ExportError, UnpodError
 from unpod_async.export._schema import IDENTITY, TABLES, TURNS
 from unpod_async.export._sink import Written
-from unpod_async.export._state import Kind, Receipt, State, TableEntry, read_state
+from unpod_async.export._state import Kind, Receipt, State, TableEntry, read_receipt, read_state
 
 from ._database import harmless, plain
 from ._folder import Folder
@@ -101,6 +99,8 @@ class DeltaSink:
             raise
 
     def _found(self) -> dict[str, DeltaTable]:
+        if self._folder:
+            self._folder.check([below for n in self._schemas for below in (n, f"{n}/_delta_log")])
         places = {name: f"{self._place}/{name}" for name in self._schemas}
         return {
             name: DeltaTable(place)
@@ -136,7 +136,9 @@ class DeltaSink:
         if TURNS in self._tables:
             number, commit = self._last(TURNS)
             if number > self._number:
-                self._put_back(int(commit[BEFORE]))
+                if not str(before := commit.get(BEFORE, "")).isdecimal():
+                    raise ConfigurationError(f"{self.target}: the log of {TURNS} is damaged")
+                self._put_back(int(before))
 
     def _put_back(self, version: int) -> None:
         self._tables[TURNS].restore(
@@ -356,10 +358,7 @@ class DeltaSink:
             found = self._tables[self._kind].metadata().configuration.get(RECEIPT)
         if found is None:
             raise ConfigurationError(f"{self.target} holds no receipt of an export of {self._kind}")
-        try:
-            return msgspec.json.decode(found, type=Receipt)
-        except (msgspec.MsgspecError, ValueError) as error:
-            raise ConfigurationError(f"{self.target}: its receipt is damaged ({error})") from None
+        return read_receipt(found)
 
     def _stored(self, name: str) -> Stored:
         fields = self._tables[name].schema().fields

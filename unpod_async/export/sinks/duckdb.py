@@ -46,8 +46,6 @@ class DuckDB(FileDatabase):
         pa.float64(): "DOUBLE",
         TIME: "TIMESTAMPTZ",
     }
-    # A key could not be deleted and inserted in one transaction; and it scans as fast.
-    indexes_turns: ClassVar = False
     called: ClassVar = "DuckDB"
     others_sql: ClassVar = (
         "SELECT table_name FROM information_schema.tables "
@@ -76,6 +74,9 @@ class DuckDB(FileDatabase):
 
     def finish(self, cursor: Any) -> None:
         cursor.execute("CHECKPOINT")
+
+    # It needs no index of turns: it scans as fast, and a key could not be deleted and inserted in
+    # one transaction.
 
     def columns_of(self, table: str) -> str:
         return (

@@ -21,7 +21,8 @@ from ._shelf import Version, copy
 __all__ = ["make"]
 
 LEVEL = 3
-"""Of gzip: see `unpod_async.export._files`."""
+"""Of gzip: 1 to 3 are equally fast (170 MB/s of tasks on one core, more than any server sends) and
+3 is the smallest; 4 takes a third more time, 6 twice as much."""
 
 
 class _Rows(NamedTuple):

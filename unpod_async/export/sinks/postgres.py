@@ -47,7 +47,6 @@ class Postgres(Database):
         pa.float64(): "DOUBLE PRECISION",
         TIME: "TIMESTAMPTZ",
     }
-    indexes_turns: ClassVar = True
     names_columns: ClassVar = True
 
     def __init__(self, url: str) -> None:
@@ -91,6 +90,12 @@ class Postgres(Database):
             "ORDER BY a.attnum"
         )
 
+    def indexes_of(self, table: str) -> str:
+        return (
+            "SELECT indexname::text FROM pg_indexes "
+            f"WHERE schemaname = current_schema() AND tablename = '{table}'"
+        )
+
     def held(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Without NULs in its texts, and the `row_hash` that this makes."""
         changed = {
@@ -130,11 +135,12 @@ class Postgres(Database):
 
     def _redacted(self, text: str) -> str:
         text = text.replace(self._url.reveal(), self.target)
-        for secret in {*self._secrets, os.environ.get("PGPASSWORD", "")}:
+        secrets = [secret.reveal() for secret in self._secrets]
+        for secret in {*secrets, os.environ.get("PGPASSWORD", "")}:
             if secret:
                 text = redact(text, Secret(secret)).replace(secret, "***")
         # What libpq took for a port or a host may be half a password that was not escaped.
-        hidden = "".join(self._secrets)
+        hidden = "".join(secrets)
         return re.sub(r'"([^"]+)"', lambda m: '"…"' if m[1] in hidden else m[0], text)
 
 
@@ -149,7 +155,7 @@ def _hashed(batch: pa.RecordBatch) -> pa.RecordBatch:
 _PASSWORDS = re.compile(r"([?&])((?:ssl)?password)=([^&]*)&?", re.IGNORECASE)
 
 
-def _without_password(url: str) -> tuple[str, list[str]]:
+def _without_password(url: str) -> tuple[str, list[Secret]]:
     """The URL as it may be told, and what was taken out, as it stands there and decoded. All
     up to the last @ counts as user and password: one that is not escaped must not show."""
     scheme, _, rest = url.partition("://")
@@ -157,4 +163,5 @@ def _without_password(url: str) -> tuple[str, list[str]]:
     user, _, password = before.partition(":")
     found = [password, *(match[3] for match in _PASSWORDS.finditer(url))]
     shown = f"{scheme}://{user}{at}" + _PASSWORDS.sub(r"\1", place).rstrip("?&")
-    return safe_text(shown), [form for text in found if text for form in (text, unquote(text))]
+    forms = [form for text in found if text for form in (text, unquote(text))]
+    return safe_text(shown), list(map(Secret, forms))

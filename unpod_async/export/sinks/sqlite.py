@@ -44,7 +44,6 @@ class SQLite(FileDatabase):
         pa.float64(): "REAL",
         TIME: "TEXT",
     }
-    indexes_turns: ClassVar = True
     called: ClassVar = "SQLite"
     others_sql: ClassVar = (
         "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') "
@@ -73,6 +72,9 @@ class SQLite(FileDatabase):
 
     def columns_of(self, table: str) -> str:
         return f"SELECT name, type FROM pragma_table_info('{table}')"
+
+    def indexes_of(self, table: str) -> str:
+        return f"SELECT name FROM pragma_index_list('{table}')"
 
     def held(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         arrays = []
