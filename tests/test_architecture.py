@@ -37,7 +37,7 @@ OURS = {
     "_gate": "_retry errors",
     "_patience": "",
     "_transport": "_gate _patience _protocol _retry _secrets _stats _version errors",
-    "_fanout": "",
+    "_fanout": "errors",
     "_paging": "_checkpoint _fanout _pages _protocol _report _retry _secrets _stats _walk _windows "
     "errors models",
     "_client": "_pages _paging _protocol _report _retry _secrets _stats _transport _windows errors "

@@ -6,6 +6,8 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -267,6 +269,44 @@ def test_unknown_columns_are_refused_with_those_that_there_are(cli: Cli, tmp_pat
     assert "user_info, run_id" in told.err
     told = cli("export", "tasks", "--to", str(tmp_path / "t.jsonl"), "--columns", "status")
     assert told.code == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("to", "said"),
+    [
+        ("s3://k:hunter2pw@b/t.txt", "s3://b/t.txt"),
+        ("gs://b/t.txt?secret=hunter2pw", "gs://b/t.txt"),
+        ("s3://AK:hunter2pw/x@bucket/t.jsonl", "s3://bucket"),
+        ("postgresql:u:hunter2pw@h/db", "postgresql://USER@HOST/DATABASE"),
+        ("postgres:password=hunter2pw host=h", "postgresql://USER@HOST/DATABASE"),
+        ("postgresql://u:p@hunter2pw@h/db", "%40"),
+        ("postgresql://localhost:1/db?pass%77ord=hunter2pw", "localhost"),
+        ("postgresql://localhost:1/db?password=x@hunter2pw", "%40"),
+        ("file://host/t.jsonl", "three strokes"),
+        ("mock://t.jsonl", "no destination is called mock"),
+        ("\udcff.jsonl", "not UTF-8"),
+    ],
+)
+def test_targets_that_are_refused_tell_no_password(cli: Cli, to: str, said: str) -> None:
+    for command in (("export", "tasks", "--to", to), ("verify", to)):
+        refused = cli(*command)
+        assert refused.code == 2
+        assert said in refused.err
+        assert "hunter2" not in refused.err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--since", text) for text in ("nan", "inf", "-inf", "1e400", "-1e12", "1e18")]
+    + [("--columns", ""), ("--columns", ","), ("--run", ""), ("--limit", "1.5")]
+    + [("--page-size", "1e9"), ("--concurrency", "x"), ("--processes", "0")],
+    ids=" ".join,
+)
+def test_values_that_there_are_not(cli: Cli, tmp_path: Path, options: tuple[str, ...]) -> None:
+    refused = cli("export", "tasks", "--to", str(tmp_path / "t.jsonl"), *options)
+    assert refused.code == 2
+    assert "fault of unpod-async" not in refused.err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -628,12 +668,55 @@ def test_what_is_not_ours_is_not_taken_for_a_share(cli: Cli, tmp_path: Path) -> 
     for folder in others:
         folder.mkdir()
         (folder / "mine").write_text("mine")
+    others.append(tmp_path / ".4-of-4.t.jsonl")  # by its name it might be ours
+    others[-1].mkdir()
+    (others[-1] / "mine").write_text("mine")
     stale = tmp_path / ".3-of-3.t.jsonl"
     stale.mkdir()
     path = str(tmp_path / "t.jsonl")
     assert export(cli, path, "--processes", "2", "--fresh")["exit_code"] == 0
     assert all((folder / "mine").exists() for folder in others)
     assert not stale.exists()
+    refused = cli("export", "tasks", "--to", path, "--processes", "4", "--force")
+    assert refused.code == 2
+    assert "is a folder with other files" in refused.err
+    assert (others[-1] / "mine").exists()
+
+
+def test_processes_write_below_a_name_that_looks_like_a_scheme(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "delta:x").mkdir()
+    assert export(cli, "./delta:x/t.jsonl", "--processes", "2")["exit_code"] == 0
+    assert len(rows_of(tmp_path / "delta:x" / "t.jsonl")) == 1200
+
+
+@pytest.mark.parametrize("how", ["dead", "absent", "noisy"])
+def test_processes_that_cannot_be_used(
+    cli: Cli, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "python"
+    if how != "absent":
+        python.write_text(
+            "#!/bin/sh\n"
+            + ("exit 7\n" if how == "dead" else f'echo "hello"\nexec {sys.executable} "$@"\n')
+        )
+        python.chmod(0o700)
+    monkeypatch.setattr("sys.executable", str(python))
+    said = cli("export", "tasks", "--to", str(tmp_path / "t.jsonl"), "--processes", "2")
+    if how == "noisy":
+        assert said.code == 0
+        return
+    assert said.code == (7 if how == "dead" else 1)
+    assert "process" in said.err
+    assert "fault of unpod-async" not in said.err
+
+
+def test_a_process_that_is_told_nothing_says_nothing() -> None:
+    command = [sys.executable, "-m", "unpod_async.cli._worker"]
+    said = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    assert (said.returncode, said.stdout, said.stderr) == (143, b"", b"")
 
 
 def test_a_process_that_fails_says_so_once(cli: Cli, tmp_path: Path) -> None:

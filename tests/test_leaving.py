@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from itertools import count
 
+import aiohttp
 import anyio
 import pytest
 
-from unpod_async import ConfigurationError, Limits, SpaceHandle, Task, UnpodClient
+from unpod_async import (
+    ConfigurationError,
+    Limits,
+    Run,
+    SpaceHandle,
+    Task,
+    UnpodClient,
+    UnpodError,
+)
 from unpod_async._paging import RunTasks
 from unpod_async.simulator import Simulator
 
@@ -235,3 +245,58 @@ async def test_a_second_consumer_of_a_walk_is_refused_and_does_not_hang(
                 await anext(rows)
         rest = [task.task_id async for task in rows]
     assert len(rest) == len(set(rest)) == 299
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+async def test_runs_whose_source_was_cancelled_are_no_end_of_the_runs(
+    space: SpaceHandle, concurrency: int
+) -> None:
+    ids = [run.run_id async for run in space.runs()]
+
+    async def runs() -> AsyncIterator[Run]:
+        for run_id in ids[:3]:
+            yield Run.of(run_id)
+        somebody_s = asyncio.get_running_loop().create_future()
+        somebody_s.cancel()
+        await somebody_s
+
+    came = 0
+    with pytest.raises(ConfigurationError, match="cancelled, and not by who reads"):
+        async with space.run_tasks(runs(), concurrency=concurrency) as stream:
+            async for _ in stream:
+                came += 1
+    assert came == 3
+
+
+async def fan_out_all(space: SpaceHandle) -> None:
+    ids = [run.run_id async for run in space.runs()]
+    async with space.run_tasks(ids, concurrency=8, on_error="collect") as stream:
+        came = [run async for run, _ in stream]
+    assert len(came) + len(stream.failures) == 30
+    raise stream.failures[0][1]
+
+
+@pytest.mark.parametrize("way", [iterate, pages, walk, fan_out, fan_out_all])
+async def test_a_connector_that_is_closed_meanwhile_is_told(
+    way: Callable[[SpaceHandle], Awaitable[None]],
+) -> None:
+    """aiohttp cancels those who wait for one of its connections, as if they had been left."""
+    async with Simulator(seed=5, runs=30, tasks=300, latency=0.02) as sim:
+        connector = aiohttp.TCPConnector(limit=1)
+        answered, answers = anyio.Event(), count(1)
+        async with UnpodClient(
+            token=sim.token,
+            base_url=sim.base_url,
+            connector=connector,
+            on_event=lambda _: answered.set() if next(answers) == 3 else None,
+        ) as client:
+            space = client.space(sim.space_token)
+            async with anyio.create_task_group() as group:
+
+                async def close() -> None:
+                    await answered.wait()
+                    await connector.close()
+
+                group.start_soon(close)
+                with pytest.raises(UnpodError):
+                    await way(space)

@@ -20,7 +20,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unpod_async import _call
-from unpod_async._pages import ORGANIZATIONS, RUNS, SPACES, TASKS, EnvelopeError, Page, RowKind
+from unpod_async._pages import (
+    _HALVES,
+    ORGANIZATIONS,
+    RUNS,
+    SPACES,
+    TASKS,
+    EnvelopeError,
+    Page,
+    RowKind,
+    _mend,
+)
 from unpod_async.models import Call, Contact, Run, Task, Turn, call_table
 
 HERE = Path(__file__).parent
@@ -319,6 +329,30 @@ def test_no_envelope(body: bytes) -> None:
     for decode in (TASKS.decode, TASKS.decode_raw):
         with pytest.raises(EnvelopeError, match=r"^not an envelope with a list of rows: ."):
             decode(body)
+
+
+def test_no_text_makes_the_mending_of_a_page_slow() -> None:
+    """As one match for what is sound, whatever is in it: a call for each escape took minutes."""
+    for unit in (b"\\\\", b'\\"a', b"\\u0041", b"\\ud83d\\ude00", b"\\ud83d", b"abc"):
+        body = b"\\ud83d" + unit * 1000
+        found = [one for one in _HALVES.finditer(body) if one[0]]
+        assert len(found) <= 2, unit
+        assert b"".join(one[0] for one in found) == body
+        assert len(_mend(body)) == len(body)
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [b"\\", b"u", b"d83d", b"ude00", b"\\ud83d", b"\\ude00", b"a", b'"', b"\\u0041", b"\n"]
+        )
+    )
+)
+def test_the_mending_is_that_of_each_escape_in_turn(parts: list[bytes]) -> None:
+    high, low = rb"\\u[dD][89abAB][\da-fA-F]{2}", rb"\\u[dD][c-fC-F][\da-fA-F]{2}"
+    each = re.compile(rb"%s%s|(%s|%s)|\\." % (high, low, high, low), re.DOTALL)
+    body = b"".join(parts)
+    assert _mend(body) == each.sub(lambda one: b"\\ufffd" if one[1] else one[0], body)
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ from destinations import (
 from postgres import postgres_server  # noqa: F401  (a fixture)
 
 from unpod_async.errors import ExportError
-from unpod_async.export import _store_url
+from unpod_async.export import _sink, _store_url
 from unpod_async.export._batch import Batch
 from unpod_async.export._sink import Written, sink_for
 from unpod_async.export._state import Job, Receipt, State
@@ -114,6 +114,7 @@ def make(
         return Store(systems[bucket]), f"{bucket}/{path}".rstrip("/")
 
     monkeypatch.setattr(_store_url, "_filesystem", filesystem)
+    monkeypatch.setattr(_sink, "STORES", {*_sink.STORES, "mock"})  # it forgets all: for tests
 
     def made() -> Destination:
         folder = tmp_path / f"place{len(list(tmp_path.iterdir()))}"

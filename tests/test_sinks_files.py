@@ -26,7 +26,7 @@ import pyarrow.fs as pafs  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 
 from unpod_async.errors import ConfigurationError, ExportError  # noqa: E402
-from unpod_async.export import _store_url  # noqa: E402
+from unpod_async.export import _sink, _store_url  # noqa: E402
 from unpod_async.export._batch import Batch  # noqa: E402
 from unpod_async.export._sink import Written, sink_for  # noqa: E402
 from unpod_async.export._state import Job, Receipt, State  # noqa: E402
@@ -1040,6 +1040,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(
         _store_url, "_filesystem", lambda url: (system, url.removeprefix("mock://").rstrip("/"))
     )
+    monkeypatch.setattr(_sink, "STORES", {*_sink.STORES, "mock"})
     system.create_dir("bucket")
     return system
 

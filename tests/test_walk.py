@@ -480,6 +480,36 @@ def test_answers_that_stay_too_large_near_a_bad_row_come_to_an_end() -> None:
     assert plan_.report.seen == 1000
 
 
+@pytest.mark.parametrize("lanes", [1, 4])
+@pytest.mark.parametrize("size", [10, 20, 100, 500])
+@pytest.mark.parametrize("how", ["half", "one less", "late", "random"])
+def test_a_cap_that_differs_from_page_to_page_proves_nothing(
+    lanes: int, size: int, how: str
+) -> None:
+    """The server makes the offset of a page from the rows that it sends, not of those asked for."""
+    for rows in (30, 99, 300, 1000):
+        rng = random.Random(rows)
+        planner: ChainWalk[str] = ChainWalk(size=size, lanes=lanes)
+        got: set[str] = set()
+        for number in range(5000):
+            windows = planner.next(1)
+            if planner.done or not windows:
+                break
+            (window,) = windows
+            caps = {
+                "half": window.size // 2,
+                "one less": window.size - 1,
+                "late": size if number < 16 else size - 1,
+                "random": rng.randint(1, size),
+            }
+            cap = max(1, min(window.size, caps[how]))
+            start = (window.page - 1) * cap
+            ids = [f"T{n}" for n in range(start, min(start + cap, rows))]
+            got.update(planner.feed(window, Answer(ids, list(ids), len(ids), rows)))
+        assert planner.done
+        assert len(got) == rows or not planner.report.verified
+
+
 def test_a_page_cap_that_changes_in_mid_walk_makes_no_end_of_the_list() -> None:
     """A capped page begins elsewhere than its window says; where it ends is not the end."""
     verified = 0

@@ -12,6 +12,8 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import TaskGroup
 
+from .errors import ConfigurationError
+
 __all__ = ["FanOut", "Outcome"]
 
 A = TypeVar("A")
@@ -109,6 +111,8 @@ class FanOut(Generic[A, B]):
                     outcome = Outcome(item, await self._call(item), None)
                 except Exception as error:
                     outcome = Outcome(item, None, error)
+                except asyncio.CancelledError as error:
+                    outcome = Outcome(item, None, _from_inside(error))
                 self._ready[index if self._ordered else self._come] = outcome
                 self._come += 1
                 self._tell()
@@ -138,9 +142,9 @@ class FanOut(Generic[A, B]):
         except StopAsyncIteration:
             self._exhausted = True
             return None
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            self._source_error = _from_inside(error)
             self._exhausted = True
-            self._source_error = error
             return None
         finally:
             self._pulling = False
@@ -153,3 +157,14 @@ class FanOut(Generic[A, B]):
         if self._awaited is not None:
             self._awaited.set()
             self._awaited = None
+
+
+def _from_inside(error: Exception | asyncio.CancelledError) -> Exception:
+    """A cancellation that is not of this task is an error of what it waited for: else it would
+    end the block without a word. One that is goes on."""
+    if not isinstance(error, asyncio.CancelledError):
+        return error
+    task = asyncio.current_task()
+    if task is None or task.cancelling():
+        raise error
+    return ConfigurationError("what was waited for was cancelled, and not by who reads this")

@@ -266,15 +266,24 @@ def _one_line(row: bytes | Raw) -> bytes:
     return msgspec.json.format(row, indent=-1)
 
 
-# Every escape in turn: a backslash that is escaped itself begins no other.
+# In turn what is sound, as much as there is at once, and halves that stand alone: a backslash
+# that is escaped itself begins no other escape.
 _HIGH, _LOW = rb"\\u[dD][89abAB][\da-fA-F]{2}", rb"\\u[dD][c-fC-F][\da-fA-F]{2}"
-_ESCAPE = re.compile(rb"%s%s|(%s|%s)|\\." % (_HIGH, _LOW, _HIGH, _LOW), re.DOTALL)
+_HALVES = re.compile(
+    rb"(?:[^\\]++|%s%s|\\(?!u[dD][89a-fA-F]).)++|((?:%s(?!%s)|%s)++)"
+    % (_HIGH, _LOW, _HIGH, _LOW, _LOW),
+    re.DOTALL,
+)
 
 
 def _mend(body: bytes) -> bytes:
     """The body with U+FFFD for each half of a surrogate pair, of which no text can be made (it is
     what a text cut in the middle of an emoji ends with). All bytes stay in their places."""
-    return _ESCAPE.sub(lambda found: b"\\ufffd" if found[1] else found[0], body)
+    mended = bytearray(body)
+    for found in _HALVES.finditer(body):
+        if found[1]:
+            mended[slice(*found.span())] = b"\\ufffd" * (len(found[1]) // 6)
+    return bytes(mended)
 
 
 class RowKind(Generic[R]):

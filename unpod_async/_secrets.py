@@ -17,6 +17,7 @@ __all__ = [
     "HiddenText",
     "RedactingFilter",
     "Secret",
+    "plain_url",
     "redact",
     "redact_known",
     "remember",
@@ -62,6 +63,13 @@ class HiddenText(str):
 
     def __repr__(self) -> str:
         return "'***'"
+
+
+def plain_url(url: str) -> str:
+    """A URL without its user, password and query; what is no URL as it is. All up to the last @
+    is user and password: one that is not escaped may hold anything."""
+    scheme, colon, rest = url.partition("://")
+    return f"{scheme}{colon}{rest.rpartition('@')[2].partition('?')[0]}" if colon else url
 
 
 def redact(text: str, secret: Secret | None) -> str:

@@ -67,6 +67,7 @@ logger.addFilter(RedactingFilter())
 KEEP_ALIVE = 4.0  # seconds; the server drops idle connections after 5 without notice
 MAX_COMPRESSED = 16 * 2**20
 HEEDED = ("content-encoding", "x-ratelimit-remaining")  # of an answer that is good
+CLOSED = "the connector that this client was given is closed"
 USER_AGENT = f"unpod-async/{__version__}"
 
 TokenSource = Callable[[], str | Awaitable[str]]
@@ -225,7 +226,7 @@ class Transport:
         if _running_loop() is not self._loop:
             raise ConfigurationError("this client was opened in another event loop")
         if self._session.closed:
-            raise ConfigurationError("the connector that this client was given is closed")
+            raise ConfigurationError(CLOSED)
         return self._session, self._gate
 
     # -- one page -------------------------------------------------------------------
@@ -245,6 +246,8 @@ class Transport:
                 request, self._policy.deadline if deadline is None else deadline, once
             )
         except asyncio.CancelledError:
+            if not task.cancelling():  # so aiohttp ends those who wait for a connection
+                raise ConfigurationError(CLOSED) from None
             # As asyncio's own timeouts do: a cancellation of ours ends here, any other goes on.
             if not self._closed or task.uncancel() > cancelled_before:
                 raise

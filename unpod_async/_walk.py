@@ -756,7 +756,7 @@ class ChainWalk(Generic[T]):
         report.seen = self._seen.count
         report.extra_requests = max(0, report.windows - -(-report.seen // self._size))
         report.missing |= missing or bool(report.invalid or report.unreadable)
-        report.reason = self._doubt or self._blemish() or doubt
+        report.reason = self._doubt or self._blemish() or doubt or self._shortfall()
         if report.missing and report.reason is None:
             report.reason = "something was missing before the walk was left and taken up again"
         report.verified = report.reason is None
@@ -773,6 +773,17 @@ class ChainWalk(Generic[T]):
         if self.report.foreign:
             return f"{self.report.foreign} rows belong to another list"
         return None
+
+    def _shortfall(self) -> str | None:
+        """Where pages are capped, now so and now so, the end is told by offsets that are not
+        ours: then the count must not speak against it, by more than it moved. One that never
+        moved need not see a cap."""
+        capped = self._cap or any(one.kind == "clamp" for one in self.report.drift)
+        fewest, most = self.report.expected.min or 0, self.report.expected.max or 0
+        spread = most - fewest
+        if (spread and not capped) or self._seen.count >= fewest - spread:
+            return None
+        return f"the server never counted fewer than {fewest} rows, {self._seen.count} were seen"
 
     def shrink(self, window: Window) -> None:
         """The answer to this window was too large: ask for half as many rows from now on."""

@@ -6,7 +6,7 @@ import os
 import stat
 import sys
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
@@ -32,9 +32,15 @@ def moment(_: object, tokens: Sequence[Token]) -> datetime | float:
     """A time on the command line: Unix seconds, or ISO 8601 with a zone."""
     text = tokens[0].value
     try:
-        return float(text)
+        seconds = float(text)
     except ValueError:
-        pass
+        seconds = None
+    if seconds is not None:
+        try:
+            datetime.fromtimestamp(seconds, UTC)
+        except (ValueError, OverflowError, OSError):
+            raise ValueError("takes Unix seconds of the years 1 to 9999") from None
+        return seconds
     try:
         when = datetime.fromisoformat(text)
     except ValueError:
@@ -57,9 +63,20 @@ def duration(_: object, tokens: Sequence[Token]) -> float:
     return seconds
 
 
+def whole(_: object, tokens: Sequence[Token]) -> int:
+    """A whole number on the command line: cyclopts itself would round."""
+    try:
+        return int(tokens[0].value)
+    except ValueError:
+        raise ValueError("takes a whole number") from None
+
+
 def names(_: object, tokens: Sequence[Token]) -> list[str]:
     """Names with commas between them, or the option several times."""
-    return [name for token in tokens for name in token.value.split(",") if name]
+    found = [name for token in tokens for name in token.value.split(",") if name]
+    if not found:
+        raise ValueError("takes one name or more")
+    return found
 
 
 @Parameter(name="*")
@@ -81,17 +98,22 @@ class Options:
         Literal["Token", "Bearer"], Parameter(help="Word before the token in the header.")
     ] = "Token"
     page_size: Annotated[
-        int, Parameter(validator=Number(gte=1, lte=100_000), help="Rows to ask for at once.")
+        int,
+        Parameter(
+            converter=whole, validator=Number(gte=1, lte=100_000), help="Rows to ask for at once."
+        ),
     ] = 500
     concurrency: Annotated[
         int | None,
         Parameter(
+            converter=whole,
             validator=Number(gte=1, lte=1000),
             help="Pages to read at once [default: 4], or runs with --via runs [default: 16].",
         ),
     ] = None
     limit: Annotated[
-        int | None, Parameter(validator=Number(gte=0), help="Stop after so many rows.")
+        int | None,
+        Parameter(converter=whole, validator=Number(gte=0), help="Stop after so many rows."),
     ] = None
     quiet: Annotated[
         bool,

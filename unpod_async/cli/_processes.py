@@ -56,13 +56,18 @@ class Share:
     async def run(self) -> None:
         """Until it ends. A cancellation lets it save what it has."""
         command = [sys.executable, "-m", "unpod_async.cli._worker"]
-        # A session of its own, so that Ctrl-C comes from here, once, and not twice.
-        process = await anyio.open_process(
-            command, stdin=subprocess.PIPE, stderr=None, start_new_session=True
-        )
+        try:
+            # A session of its own, so that Ctrl-C comes from here, once, and not twice.
+            process = await anyio.open_process(
+                command, stdin=subprocess.PIPE, stderr=None, start_new_session=True
+            )
+        except OSError as error:
+            self.last.error = f"it could not be started: {error.strerror}"
+            return
         try:
             assert process.stdin is not None
-            await process.stdin.send(msgspec.json.encode(self.task) + b"\n")
+            with suppress(anyio.BrokenResourceError):  # it is gone already, and its code tells
+                await process.stdin.send(msgspec.json.encode(self.task) + b"\n")
             await self._listen(process)
         except anyio.get_cancelled_exc_class():
             with CancelScope(shield=True):
@@ -80,7 +85,9 @@ class Share:
         lines = BufferedByteReceiveStream(process.stdout)
         with suppress(anyio.EndOfStream, anyio.IncompleteRead):
             while True:
-                self.last = msgspec.json.decode(await lines.receive_until(b"\n", LINE), type=Told)
+                line = await lines.receive_until(b"\n", LINE)
+                with suppress(msgspec.MsgspecError):  # something else that prints there
+                    self.last = msgspec.json.decode(line, type=Told)
 
 
 class ShareFailed(UnpodError):

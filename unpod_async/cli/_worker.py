@@ -65,7 +65,10 @@ class Told(Struct, kw_only=True, omit_defaults=True):
 
 
 def main() -> None:
-    task = msgspec.json.decode(sys.stdin.buffer.readline(), type=Task)
+    line = sys.stdin.buffer.readline()
+    if not line.endswith(b"\n"):  # whoever started it was gone before it had said what to do
+        os._exit(143)
+    task = msgspec.json.decode(line, type=Task)
     outcome, told_last = Outcome("export tasks"), Told()
 
     run(outcome, lambda: beside(_end_with_input, lambda: _export(task, told_last)))

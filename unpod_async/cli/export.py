@@ -9,7 +9,16 @@ from typing import Annotated, Literal
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
-from ._options import NO_FILTERS, SEVERAL, ExportOptions, TaskFilters, duration, moment, names
+from ._options import (
+    NO_FILTERS,
+    SEVERAL,
+    ExportOptions,
+    TaskFilters,
+    duration,
+    moment,
+    names,
+    whole,
+)
 
 app = App(name="export", version_flags=[])
 
@@ -63,6 +72,7 @@ class Target:
     processes: Annotated[
         int,
         Parameter(
+            converter=whole,
             validator=Number(gte=1, lte=64),
             help="Processes that share the runs; files only, read run by run.",
         ),
@@ -83,7 +93,11 @@ def export_tasks(
     ] = "walk",
     run: Annotated[
         list[str] | None,
-        Parameter(negative="", help="Only the tasks of this run; may be repeated."),
+        Parameter(
+            converter=names,
+            negative="",
+            help="Only the tasks of this run; may be repeated, or several with commas between.",
+        ),
     ] = None,
     filters: TaskFilters = NO_FILTERS,
     options: ExportOptions = SEVERAL,

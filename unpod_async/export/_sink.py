@@ -7,7 +7,7 @@ from datetime import datetime
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from unpod_async._secrets import safe_text
+from unpod_async._secrets import plain_url, safe_text
 from unpod_async.errors import ConfigurationError
 
 from ._state import Kind, Receipt, State
@@ -107,7 +107,7 @@ SCHEMES = {
     "postgres": "postgres",
     "delta": "delta",
 }
-STORES = ("file", "s3", "gs", "gcs", "abfs", "abfss", "hdfs", "mock")
+STORES = {"file", "s3", "gs", "gcs", "abfs", "abfss", "hdfs"}
 """Schemes of file stores, of which the suffix says the format."""
 
 FORMS = (
@@ -141,6 +141,10 @@ def _check_columns(module: str, kind: Kind, columns: tuple[str, ...]) -> None:
 
 
 def _module(target: str) -> str:
+    try:
+        target.encode()
+    except UnicodeEncodeError:
+        raise ConfigurationError(f"{target!a}: a name that is not UTF-8") from None
     scheme, colon, _ = target.partition(":")
     if colon and scheme in SCHEMES:
         return SCHEMES[scheme]
@@ -151,4 +155,4 @@ def _module(target: str) -> str:
     for suffix in sorted(SUFFIXES, key=len, reverse=True):
         if name.endswith(suffix):
             return SUFFIXES[suffix]
-    raise ConfigurationError(f"{safe_text(target)}: a destination is {FORMS}")
+    raise ConfigurationError(f"{safe_text(plain_url(target))}: a destination is {FORMS}")

@@ -171,7 +171,10 @@ def store_for(folder: str, work: str) -> Store:
     """The store of a folder, given as a path or an URL; `work` is the folder below it, or "",
     that is worked in."""
     if folder.startswith("file://"):
-        return LocalStore(Path(unquote(urlsplit(folder).path)), work)
+        parts = urlsplit(folder)
+        if parts.netloc not in ("", "localhost"):
+            raise ConfigurationError("file:// is of this machine: file:///PATH, with three strokes")
+        return LocalStore(Path(unquote(parts.path)), work)
     if "://" in folder:
         from ._store_url import UrlStore
 

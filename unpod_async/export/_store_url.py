@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO
 
 from unpod_async._missing import needs
-from unpod_async._secrets import safe_text
+from unpod_async._secrets import plain_url, safe_text
 from unpod_async.errors import ConfigurationError, ExportError
 
 from ._store import STEP, Output, What, written
@@ -24,20 +24,25 @@ __all__ = ["UrlStore"]
 _WHOLE_AT_CLOSE = ("s3", "gcs", "abfs")
 
 
-def _told(url: str) -> str:
-    """Without a password, and without options, of which one may be a key."""
-    return re.sub(r"://[^/@]*:[^/@]*@", "://***@", url.partition("?")[0])
-
-
 def _filesystem(url: str) -> tuple[Any, str]:
     with needs("arrow", "pyarrow"):
         from pyarrow import fs
     try:
         system, path = fs.FileSystem.from_uri(url)
-    except (ValueError, OSError, NotImplementedError) as error:
-        reason = safe_text(str(error).replace(url, _told(url)))
-        raise ConfigurationError(f"{_told(url)} cannot be opened: {reason}") from None
+    except (ValueError, OSError, NotImplementedError, RuntimeError) as error:
+        reason = safe_text(_without(str(error), url))
+        raise ConfigurationError(f"{plain_url(url)} cannot be opened: {reason}") from None
     return system, path.strip("/") if system.type_name in _WHOLE_AT_CLOSE else path.rstrip("/")
+
+
+def _without(text: str, url: str) -> str:
+    """A text that may quote the URL, or a part of it that is secret."""
+    before, at, _ = url.partition("://")[2].rpartition("@")
+    query = url.partition("?")[2]
+    text = text.replace(url, plain_url(url))
+    for part in (before + at, *re.split("[:@/]", before), *re.split("[&=]", query)):
+        text = text.replace(part, "***") if len(part) > 3 else text
+    return text
 
 
 class UrlStore:
@@ -49,7 +54,7 @@ class UrlStore:
         self._is_whole = self._system.type_name in _WHOLE_AT_CLOSE
 
     def path(self, name: str = "") -> str:
-        return "/".join(filter(None, (_told(self._url).rstrip("/"), name)))
+        return "/".join(filter(None, (plain_url(self._url).rstrip("/"), name)))
 
     def _at(self, name: str) -> str:
         return "/".join(filter(None, (self._root, name)))
@@ -160,5 +165,5 @@ def _stored(path: str) -> Iterator[None]:
     """Around calls of a store: what is no `OSError` becomes an `ExportError`."""
     try:
         yield
-    except (ValueError, NotImplementedError) as error:
+    except (ValueError, NotImplementedError, RuntimeError) as error:
         raise ExportError(f"{path}: {safe_text(error)}") from None

@@ -21,21 +21,30 @@ __all__ = ["adopt", "remove", "share_of", "shares_of"]
 
 
 def share_of(sink: FileSink, share: tuple[int, int]) -> str:
-    """The target of a share (k, n) of an export: a folder beside its own target."""
-    return f"{_beside(sink)}/.{share[0]}-of-{share[1]}.{sink._layout.name}/"
+    """The target of a share (k, n) of an export: a folder beside its own target. Raises
+    `ConfigurationError` for one with files of somebody else."""
+    target = f"{_beside(sink)}/.{share[0]}-of-{share[1]}.{sink._layout.name}/"
+    if (others := _shelf(sink, target).in_the_way()) is not None:
+        raise ConfigurationError(f"{others}, where a part of this export would be written")
+    return target
 
 
 def shares_of(sink: FileSink) -> list[str]:
     """All such folders that are there, of other numbers of shares too."""
-    ours = re.compile(r"\.\d+-of-\d+\." + re.escape(sink._layout.name))
+    named = re.compile(r"\.\d+-of-\d+\." + re.escape(sink._layout.name))
     there = sorted(Path(_beside(sink)).iterdir())
-    return [f"{path}/" for path in there if ours.fullmatch(path.name) and path.is_dir()]
+    found = [f"{path}/" for path in there if named.fullmatch(path.name) and path.is_dir()]
+    return [target for target in found if _shelf(sink, target).in_the_way() is None]
 
 
-def _beside(sink: FileSink) -> str:
+def _beside(sink: FileSink) -> Path:
     if not isinstance(sink, FileSink) or not isinstance(sink._store, LocalStore):
         raise ConfigurationError("several processes write files of this machine, nothing else")
-    return str(Path(sink.target).parent)
+    return Path(sink.target).absolute().parent
+
+
+def _shelf(sink: FileSink, target: str) -> Shelf:
+    return Shelf(target, sink._form, (sink._layout.suffix,))
 
 
 def adopt(sink: FileSink, targets: Sequence[str], state: State) -> int:
@@ -59,7 +68,7 @@ def adopt(sink: FileSink, targets: Sequence[str], state: State) -> int:
 
 def _linked(sink: FileSink, target: str) -> Iterable[FileEntry]:
     """The parts of a folder under names of the sink's. Parts of one number stay together."""
-    shelf = Shelf(target, sink._form, (sink._layout.suffix,))
+    shelf = _shelf(sink, target)
     sent = shelf.store.read(shelf.layout.manifest)
     if sent is None:
         raise ConfigurationError(f"{target} is not finished")

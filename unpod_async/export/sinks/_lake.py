@@ -24,7 +24,6 @@ __all__ = [
     "set_of",
     "stored_schema",
     "taken_at",
-    "without_secrets",
 ]
 
 APP = "unpod_async"
@@ -73,9 +72,3 @@ def set_of(ids: Any) -> pa.Array:
 
 def taken_at(column: Any, places: list[int]) -> Any:
     return column.take(pa.array(places, pa.int64()))
-
-
-def without_secrets(place: str) -> str:
-    """The URL of a store without user, password and query."""
-    scheme, colon, rest = place.partition("://")
-    return f"{scheme}{colon}{rest.rpartition('@')[2].partition('?')[0]}" if colon else place

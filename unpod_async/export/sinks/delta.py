@@ -20,7 +20,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from unpod_async._missing import needs
-from unpod_async._secrets import safe_text
+from unpod_async._secrets import plain_url, safe_text
 from unpod_async.errors import ConfigurationError, ExportError, UnpodError
 from unpod_async.export._schema import IDENTITY, TABLES, TURNS
 from unpod_async.export._sink import Written
@@ -38,7 +38,6 @@ from ._lake import (
     set_of,
     stored_schema,
     taken_at,
-    without_secrets,
 )
 from ._targets import check_columns
 from ._verify import Stored, differences, fingerprint, turns_fingerprint
@@ -72,7 +71,7 @@ class DeltaSink:
             raise ConfigurationError("delta:PATH needs the path of a folder")
         self._folder = None if "://" in place else Folder(place)
         self._place = str(self._folder.path) if self._folder else place.rstrip("/")
-        self.target = f"delta:{safe_text(without_secrets(self._place))}"
+        self.target = f"delta:{safe_text(plain_url(self._place))}"
         self.notes: list[str] = []
         self._kind: Kind = kind
         self._id = IDENTITY[kind]

@@ -50,11 +50,18 @@ class Postgres(Database):
     names_columns: ClassVar = True
 
     def __init__(self, url: str) -> None:
+        if "://" not in url:
+            raise ConfigurationError("PostgreSQL is postgresql://USER@HOST/DATABASE")
         self._url = Secret(url)
         self.target, self._secrets = _without_password(url)
         self._replaced = 0
 
     def connect(self, *, read_only: bool = False) -> Any:
+        if _is_split(self._url.reveal()):
+            # libpq would take a part of it for the host, and tell that.
+            raise ConfigurationError(
+                f"{self.target}: of the password each @ / : ? # and blank is written %40 %2F %3A …"
+            )
         try:
             link = dbapi.connect(self._url.reveal(), autocommit=True)
         except dbapi.Error as error:
@@ -152,16 +159,32 @@ def _hashed(batch: pa.RecordBatch) -> pa.RecordBatch:
     return batch.set_column(at, batch.schema.field(at), hashes)
 
 
-_PASSWORDS = re.compile(r"([?&])((?:ssl)?password)=([^&]*)&?", re.IGNORECASE)
+_SPECIAL = re.compile(r"[@/:?#\s]")
 
 
 def _without_password(url: str) -> tuple[str, list[Secret]]:
     """The URL as it may be told, and what was taken out, as it stands there and decoded. All
     up to the last @ counts as user and password: one that is not escaped must not show."""
     scheme, _, rest = url.partition("://")
+    rest, mark, query = rest.partition("?")
+    if "@" in query:
+        return safe_text(f"{scheme}://***"), [Secret(url)]
     before, at, place = rest.rpartition("@")
     user, _, password = before.partition(":")
-    found = [password, *(match[3] for match in _PASSWORDS.finditer(url))]
-    shown = f"{scheme}://{user}{at}" + _PASSWORDS.sub(r"\1", place).rstrip("?&")
+    shown, found = [], [password]
+    for option in filter(None, query.split("&")):
+        name, _, value = option.partition("=")
+        if unquote(name).lower() in ("password", "sslpassword"):
+            found.append(value)
+        else:
+            shown.append(option)
     forms = [form for text in found if text for form in (text, unquote(text))]
-    return safe_text(shown), list(map(Secret, forms))
+    told = f"{scheme}://{user}{at}{place}{mark if shown else ''}{'&'.join(shown)}"
+    return safe_text(told), list(map(Secret, forms))
+
+
+def _is_split(url: str) -> bool:
+    """Whether the password has characters that end it: libpq would take what is behind them
+    for a host, and tell it."""
+    before = url.partition("://")[2].rpartition("@")[0]
+    return bool(_SPECIAL.search(before.partition(":")[2]))
