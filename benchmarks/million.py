@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import subprocess
 import sys
@@ -127,6 +128,7 @@ async def export(base_url: str, token: str, space: str, target: str) -> None:
         wanted = wanted_of(client.space(space).tasks(page_size=SIZE), lanes=LANES)
         job = wanted.job()
         running = Export(sink_for(target, job.kind), job, wanted.sources(), Options())
+        gc.freeze()  # as the command does
         stalls: list[float] = []
         async with asyncio.TaskGroup() as group:
             watch = group.create_task(_watch(running, stalls))

@@ -372,6 +372,17 @@ class RowKind(Generic[R]):
         except BROKEN as error:
             raise EnvelopeError(f"not an envelope with one row: {error}") from None
 
+    def decode_line(self, line: bytes) -> tuple[R, bool]:
+        """The row of a line that `decode_raw` gave, which it keeps, and whether it had to be
+        mended. Raises EnvelopeError for a line that is no row."""
+        try:
+            return self._row.decode(line), False
+        except BROKEN:
+            page = self.decode(b'{"data":[%b]}' % line)
+        if not page.items:
+            raise EnvelopeError("a line that is no row")
+        return page.items[0], page.mended
+
     def home(self, row: R | bytes) -> tuple[str | None, str | None]:
         """The space id and the run id that a row names."""
         read = self._any_row(row)[0] if isinstance(row, bytes) else row

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -105,6 +106,7 @@ def _wanted(
 def _made(wanted: Wanted, target: Target) -> Export:
     job = wanted.job()
     sink = sink_for(target.to, job.kind, job.columns)
+    gc.freeze()  # all is imported now: the collector need not go over it again and again
     if target.csv_raw:
         if not hasattr(sink, "raw"):
             raise ConfigurationError("--csv-raw is for CSV")

@@ -31,7 +31,6 @@ TABLES = {"tasks": ("tasks", TURNS), "runs": ("runs",)}
 """What an export of tasks or runs fills."""
 IDENTITY = {name: kind.identity for name, kind in KINDS.items()} | {TURNS: "task_id"}
 """The column that tells the rows of a table apart (a turn also has its `index`)."""
-STEP = 500  # rows decoded at once: nothing else runs meanwhile, in any thread
 TERMINAL = frozenset({"completed", "failed", "cancelled", "canceled", "partially_completed"})
 """Statuses behind which no other comes."""
 NEVER = datetime(9999, 1, 1, tzinfo=UTC)
@@ -55,6 +54,9 @@ class Batch:
         self._columns = columns
         self._lines: Sequence[bytes] = lines
         self._decoded: list[Any] | None = None
+        self._count = len(lines)
+        self._ids: list[str] | None = None
+        self._tables: dict[str, dict[str, pa.RecordBatch]] = {}
         self.mended = False
         """Whether the tables have U+FFFD for half a surrogate pair; known once decoded."""
 
@@ -62,23 +64,26 @@ class Batch:
     def of(cls, kind: str, items: Iterable[Any], columns: tuple[str, ...] | None = None) -> Batch:
         made = cls(kind, (), columns)
         made._decoded = list(items)
+        made._count = len(made._decoded)
         return made
 
     def __len__(self) -> int:
-        return len(self._decoded or self._lines)
+        """With the repeated ones."""
+        return self._count
+
+    def _decode(self, first: int = 0, last: int | None = None) -> list[Any]:
+        if self._decoded is not None:
+            return self._decoded[first:last]
+        # Line by line: one call for many would keep all threads from running meanwhile.
+        decode = KINDS[self.kind].decode_line
+        pairs = [decode(line) for line in self._lines[first:last]]
+        self.mended |= any(mended for _, mended in pairs)
+        return [item for item, _ in pairs]
 
     @cached_property
     def _kept(self) -> tuple[list[Any], list[bytes]]:
         """The rows, decoded and as lines, without the repeated ones."""
-        decoded = self._decoded
-        lines: Sequence[bytes] = self._lines
-        if decoded is None:
-            decoded = []
-            for at in range(0, len(lines), STEP):
-                body = b'{"data":[' + b",".join(lines[at : at + STEP]) + b"]}"
-                page = KINDS[self.kind].decode(body)
-                decoded += page.items
-                self.mended |= page.mended
+        decoded, lines = self._decode(), self._lines
         keep = _newest(decoded, IDENTITY[self.kind])
         if len(keep) < len(decoded):
             decoded = [decoded[at] for at in keep]
@@ -98,14 +103,40 @@ class Batch:
 
     @property
     def ids(self) -> list[str]:
-        return list(map(attrgetter(IDENTITY[self.kind]), self.items))
+        if self._ids is None:
+            self._ids = list(map(attrgetter(IDENTITY[self.kind]), self.items))
+        return self._ids
 
     def tables(self, nested: Nested) -> dict[str, pa.RecordBatch]:
         """The record batches of the tables, by name: for tasks `tasks` and `transcript_turns`
         (in the order of tasks and turns), else the one of the rows. Needs the extra `arrow`."""
-        from ._columns import tables_of
+        if nested not in self._tables:
+            self._tables[nested] = self._made(nested)
+        return self._tables[nested]
 
-        return tables_of(self.kind, self.items, nested, self._columns)
+    def _made(self, nested: Nested) -> dict[str, pa.RecordBatch]:
+        """Some rows after the others, so that they need not all be decoded at once: unless an
+        id is there twice, which shows at the end."""
+        from ._columns import STEP, joined, tables_of
+
+        if self._ids is None:
+            identity = attrgetter(IDENTITY[self.kind])
+            ids: list[str] = []
+            made = []
+            for first in range(0, len(self), STEP):
+                items = self._decode(first, first + STEP)
+                ids += map(identity, items)
+                made.append(tables_of(self.kind, items, nested, self._columns))
+            if made and len(set(ids)) == len(ids):
+                self._ids = ids
+                return joined(made)
+        items = self.items
+        steps = [items[first : first + STEP] for first in range(0, max(1, len(items)), STEP)]
+        return joined([tables_of(self.kind, step, nested, self._columns) for step in steps])
+
+    def forget_rows(self) -> None:
+        """From now on there are only the tables that were made, and the ids."""
+        self._lines, self._decoded = (), None
 
 
 def _newest(items: list[Any], identity: str) -> list[int]:

@@ -38,26 +38,26 @@ with needs("arrow", "pyarrow"):
     import pyarrow as pa
     import pyarrow.compute as pc
 
-__all__ = ["tables_of"]
+__all__ = ["STEP", "joined", "tables_of"]
 
 
-STEP = 1000
+STEP = 250
 """Rows at once: the objects on the way to arrays weigh more than the rows, and one call into C
 keeps all threads from running, the event loop's too."""
+
+
+def joined(made: list[dict[str, pa.RecordBatch]]) -> dict[str, pa.RecordBatch]:
+    """The tables of some rows behind those of others; those that are given are used up."""
+    whole = {}
+    for name in list(made[0]):
+        whole[name] = pa.concat_batches([tables.pop(name) for tables in made])
+    return whole
 
 
 def tables_of(
     kind: str, items: list[Any], nested: Nested, columns: tuple[str, ...] | None = None
 ) -> dict[str, pa.RecordBatch]:
-    """What `Batch.tables` gives."""
-    steps = range(0, max(1, len(items)), STEP)
-    made = [_tables(kind, items[at : at + STEP], nested, columns) for at in steps]
-    return {name: pa.concat_batches([tables[name] for tables in made]) for name in made[0]}
-
-
-def _tables(
-    kind: str, items: list[Any], nested: Nested, columns: tuple[str, ...] | None
-) -> dict[str, pa.RecordBatch]:
+    """What `Batch.tables` gives of no more than `STEP` rows, each with another id."""
     those = chosen(kind, columns)
     schema = schema_of(kind, nested, columns)
     if kind != "tasks":

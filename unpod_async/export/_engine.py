@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import anyio
 from anyio import CancelScope, CapacityLimiter, to_thread
-from anyio.streams.memory import MemoryObjectReceiveStream
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -181,7 +181,7 @@ class Export:
     async def _opened(self) -> AsyncIterator[Callable[[Receipt], None]]:
         """The sink, opened; closed at the end with the receipt that is then kept, if any."""
         kept: list[Receipt] = []
-        self._worker = CapacityLimiter(1)
+        self._worker, self._preparer = CapacityLimiter(1), CapacityLimiter(1)
         try:
             await self._thread(self.open_sink)
             yield kept.append
@@ -204,14 +204,20 @@ class Export:
             self.sink.open()
         self._is_open = True
 
-    async def _thread(self, function: Callable[..., T], *arguments: Any) -> T:
+    async def _thread(
+        self,
+        function: Callable[..., T],
+        *arguments: Any,
+        limiter: CapacityLimiter | None = None,
+    ) -> T:
         """What the function gives, called in our thread. A cancellation is raised when it is
         done: nothing may be called meanwhile, and what it opened must be closed."""
         outcome: list[T | Exception] = []
+        limiter = limiter or self._worker
 
         async def call() -> None:
             try:
-                outcome.append(await to_thread.run_sync(function, *arguments, limiter=self._worker))
+                outcome.append(await to_thread.run_sync(function, *arguments, limiter=limiter))
             except Exception as error:
                 outcome.append(error)
 
@@ -247,7 +253,7 @@ class Export:
             head=source.heads,
             place=source.place() if self.failures else None,
         )
-        await self._write([], done)
+        await self._write(Batch(self.job.kind, ()), done)
         return done
 
     async def _due(self, state: State) -> dict[str, str] | None:
@@ -284,7 +290,7 @@ class Export:
         }
         verified = state.verified and all(report.complete for report in self._reports)
         done = replace(state, head=head if complete else state.head, gone=gone, verified=verified)
-        await self._write([], done)
+        await self._write(Batch(self.job.kind, ()), done)
         return done
 
     def _selection(self, _: str, *, until: Collection[str] = ()) -> Selection:
@@ -297,18 +303,20 @@ class Export:
         self, source: Source, select: Select, state_at: Callable[[Place], State]
     ) -> None:
         """All rows of a source into the sink. Raises what ended it, when all is written."""
-        send, receive = anyio.create_memory_object_stream[tuple[list[bytes], Place]](0)
+        rows = anyio.create_memory_object_stream[tuple[list[bytes], Place]](0)
+        batches = anyio.create_memory_object_stream[tuple[Batch, Place]](0)
 
         async def put(lines: list[bytes], place: Place) -> None:
-            await send.send((lines, place))
+            await rows[0].send((lines, place))
 
         limit = None if self.job.limit is None else max(0, self.job.limit - source.taken)
         reader = Reader(put, limit=limit, rows=self.options.rows or ROWS)
         self._source = source
         self._readers.append(reader)
         async with anyio.create_task_group() as group:
-            group.start_soon(self._write_all, receive, state_at, group.cancel_scope)
-            async with send:
+            group.start_soon(self._prepare_all, rows[1], batches[0], group.cancel_scope)
+            group.start_soon(self._write_all, batches[1], state_at, group.cancel_scope)
+            async with rows[0]:
                 await self._read_all(source, reader, select)
         if self._failure is not None:
             raise self._failure
@@ -327,32 +335,49 @@ class Export:
             with CancelScope(shield=True), suppress(anyio.BrokenResourceError):
                 await reader.hand_on(source.place())
 
+    async def _prepare_all(
+        self,
+        rows: MemoryObjectReceiveStream[tuple[list[bytes], Place]],
+        batches: MemoryObjectSendStream[tuple[Batch, Place]],
+        reading: CancelScope,
+    ) -> None:
+        """Batches for the writer, one of them ahead. Shielded: what was read is written, whoever
+        cancels."""
+        with CancelScope(shield=True), suppress(anyio.BrokenResourceError):
+            async with rows, batches:
+                async for lines, place in rows:
+                    batch = Batch(self.job.kind, lines, self.job.columns)
+                    del lines
+                    try:
+                        await self._thread(self.sink.prepare, batch, limiter=self._preparer)
+                    except Exception as error:
+                        self._failure = self._failure or error
+                        reading.cancel()
+                        return
+                    await batches.send((batch, place))
+                    del batch
+
     async def _write_all(
         self,
-        receive: MemoryObjectReceiveStream[tuple[list[bytes], Place]],
+        batches: MemoryObjectReceiveStream[tuple[Batch, Place]],
         state_at: Callable[[Place], State],
         reading: CancelScope,
     ) -> None:
-        """Until there are no more. Shielded: what was read is written, whoever cancels."""
         with CancelScope(shield=True):
-            async with receive:
-                async for lines, place in receive:
+            async with batches:
+                async for batch, place in batches:
                     try:
-                        await self._write(lines, state_at(place))
+                        await self._write(batch, state_at(place))
                     except Exception as error:
                         self._failure = error
                         reading.cancel()
                         return
+                    del batch
 
-    async def _write(self, lines: list[bytes], state: State) -> None:
-        written, mended = await self._thread(self._put, lines, state)
-        self.written = self.written.plus(written)
-        if mended:
+    async def _write(self, batch: Batch, state: State) -> None:
+        self.written = self.written.plus(await self._thread(self.sink.write, batch, state))
+        if batch.mended:
             self._notes.add(MENDED)
-
-    def _put(self, lines: list[bytes], state: State) -> tuple[Written, bool]:
-        batch = Batch(self.job.kind, lines, self.job.columns)
-        return self.sink.write(batch, state), batch.mended
 
     # -- what came of it
 

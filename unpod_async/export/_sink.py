@@ -30,7 +30,8 @@ class Written(NamedTuple):
 
 
 class Sink(Protocol):
-    """One destination. All methods block and are called from one thread at a time.
+    """One destination. All methods block and, but for `prepare`, are called from one thread
+    at a time.
 
     A sink keeps each row once, by its id (`task_id`, `run_id`): a row that is there already is
     replaced if the incoming one differs and its `modified` is not older, its turns with it, and
@@ -64,6 +65,11 @@ class Sink(Protocol):
     def clear(self) -> None:
         """What is there, ours or not, is to be replaced: by the first write in a database or
         a folder, at the end for a single file. Until then it stays as it is."""
+        ...
+
+    def prepare(self, batch: Batch) -> None:
+        """Do what of a `write` needs the batch alone: in another thread, beside the `write` of
+        an earlier one. The batch keeps it, and may let go of its rows."""
         ...
 
     def write(self, batch: Batch, state: State) -> Written:

@@ -148,6 +148,10 @@ class AdbcSink:
 
     # -- write
 
+    def prepare(self, batch: Batch) -> None:
+        batch.tables("json")
+        batch.forget_rows()
+
     def write(self, batch: Batch, state: State) -> Written:
         tables = batch.tables("json") if len(batch) else {}
         held = {name: self._database.held(table) for name, table in tables.items()}

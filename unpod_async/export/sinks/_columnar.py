@@ -84,6 +84,7 @@ class Columnar:
 
     def prepare(self, batch: Batch) -> Prepared:
         tables = batch.tables(self.nested)
+        batch.forget_rows()
         rows = tables[self._kind].select(self._compared)
         names = self._schemas[self._kind].names
         return Prepared({**tables, self._kind: tables[self._kind].select(names)}, rows)

@@ -100,6 +100,9 @@ class FileSink:
 
     # -- writing
 
+    def prepare(self, batch: Batch) -> None:
+        self._form.prepare(batch)
+
     def write(self, batch: Batch, state: State) -> Written:
         self._check_usable()
         self._is_broken = True

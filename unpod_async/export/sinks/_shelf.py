@@ -41,7 +41,7 @@ class Format(Protocol):
     def name(self) -> str: ...
 
     def prepare(self, batch: Batch) -> Any:
-        """The rows in the form in which they are written."""
+        """The rows in the form in which they are written: the batch keeps what took long."""
 
     def version(self, rows: Any, at: int, /) -> Version:
         """Of the row at a position of the batch."""

@@ -191,6 +191,10 @@ class DeltaSink:
 
     # -- write
 
+    def prepare(self, batch: Batch) -> None:
+        batch.tables("json")
+        batch.forget_rows()
+
     def write(self, batch: Batch, state: State) -> Written:
         tables = self._made(batch)
         with self._told():
@@ -234,25 +238,29 @@ class DeltaSink:
         same = {} if self._clear else self._hits(rows)
         new = [at for at in range(len(rows)) if at not in same]
         changed = [at for at, is_same in same.items() if not is_same]
-        taken = rows.take(pa.array(sorted([*new, *changed]), pa.int64()))
-        with self._turns_too(tables, taken[self._id], taken_at(rows[self._id], changed)):
+        taken = rows if not same else taken_at(rows, sorted([*new, *changed]))
+        ids = taken[self._id] if same else None
+        with self._turns_too(tables, ids, taken_at(rows[self._id], changed)):
             self._write(self._kind, taken, [self._id] if changed else [], {STATE: json_of(state)})
         self._clear = False
         return Written(len(new), len(changed), len(same) - len(changed))
 
     @contextmanager
     def _turns_too(self, tables: dict[str, pa.Table], ids: Any, changed: Any) -> Iterator[None]:
-        """The turns are committed before the block, and put back if it fails: at once if that
-        can be, else when the target is opened again."""
+        """The turns (of these tasks, or of all) are committed before the block, and put back if
+        it fails: at once if that can be, else when the target is opened again."""
         if TURNS not in self._tables:
             yield
             return
         table = self._tables[TURNS]
         before = table.version()
-        turns = tables[TURNS].filter(pc.is_in(tables[TURNS]["task_id"], set_of(ids)))
-        turns = turns.append_column("gone", pa.array([False] * len(turns), pa.bool_()))
-        turns = pa.concat_tables([turns, self._gone(turns, changed)])
+        turns = tables[TURNS]
+        if ids is not None:
+            turns = turns.filter(pc.is_in(turns["task_id"], set_of(ids)))
         key = ["task_id", "index"] if len(changed) else []
+        if key:
+            turns = turns.append_column("gone", pa.array([False] * len(turns), pa.bool_()))
+            turns = pa.concat_tables([turns, self._gone(turns, changed)])
         if len(turns) or self._clear:
             self._write(TURNS, turns, key, {BEFORE: str(before)})
         ours = table.version()
@@ -281,8 +289,6 @@ class DeltaSink:
         """One commit: new rows are appended, or, with a `key`, merged by it."""
         table, mark = self._tables[name], marked(self._number + 1, kept, is_write=True)
         if not key or self._clear:
-            if "gone" in rows.schema.names:
-                rows = rows.drop_columns(["gone"])
             form: dict[str, Any] = {"mode": "append"}
             if self._clear:
                 form = {"mode": "overwrite", "schema_mode": "overwrite"}
