@@ -144,9 +144,14 @@ def lowest(session: nox.Session) -> None:
 @nox.parametrize("python", EACH[::-1])
 def tests(session: nox.Session) -> None:
     """All tests on the newest interpreter but one; on the newest with branch coverage and its
-    floor, and there and on the others without those that one interpreter runs for all."""
+    floor, and there and on the others without those that one interpreter runs for all. On the
+    oldest those of the drivers are left to `lowest`."""
     install(session, "test")
-    chosen = session.posargs or ([] if session.python == EACH[-2:][0].args[0] else NOT_ONCE)
+    chosen = session.posargs or {
+        EACH[0].args[0]: ("-m", "not once and not drivers"),
+        EACH[-1].args[0]: NOT_ONCE,
+        EACH[-2:][0].args[0]: (),
+    }.get(session.python, NOT_ONCE)
     if session.python != EACH[-1].args[0] or session.posargs:
         pytest(session, *chosen)
         return

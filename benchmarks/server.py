@@ -179,8 +179,7 @@ class Server:
         except OSError:
             request = b""
         if not request:
-            self._selector.unregister(connection)
-            connection.close()
+            self._leave(connection)
             return
         target = request[4 : request.index(b" ", 4)]
         if target == b"/requests":
@@ -198,6 +197,12 @@ class Server:
         else:
             self._send(connection, parts)
 
+    def _leave(self, connection: socket.socket) -> None:
+        """The client went. An answer that is not due yet may still be about."""
+        if connection.fileno() >= 0:
+            self._selector.unregister(connection)
+            connection.close()
+
     def _tell(self) -> Parts:
         body = json.dumps(self._requests).encode()
         self._requests.clear()
@@ -209,7 +214,8 @@ class Server:
         except BlockingIOError:
             sent = 0
         except OSError:
-            return  # the client went; reading will notice
+            self._leave(connection)
+            return
         rest = _behind(parts, sent)
         if rest:
             self._rest[connection] = rest

@@ -32,6 +32,8 @@ from unpod_async.simulator import Churn, Simulator
 
 duckdb = pytest.importorskip("duckdb")
 
+pytestmark = pytest.mark.drivers
+
 TARGETS = ["tasks.jsonl", "tasks.jsonl/", "tasks.parquet", "tasks.duckdb"]
 every_target = pytest.mark.parametrize("name", TARGETS)
 

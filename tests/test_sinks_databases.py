@@ -30,6 +30,8 @@ from unpod_async.export._sink import Written, sink_for
 from unpod_async.export._state import Job, Receipt, State
 from unpod_async.simulator import Simulator
 
+pytestmark = pytest.mark.drivers
+
 WORLD = Simulator(seed=3, runs=4, tasks=60).world
 IDS = WORLD.task_ids()
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
@@ -719,6 +721,17 @@ def test_a_connection_that_is_lost_in_a_write(postgres: Place) -> None:
     assert sink.checkpoint() == state(1)
     sink.close(None)
     assert len(postgres.table("tasks")) == 2
+
+
+def test_a_large_batch_may_change_whole(tmp_path: Path) -> None:
+    """DuckDB keeps in memory what a transaction changes, and has little."""
+    place = Place("duckdb", f"{tmp_path}/x.duckdb")
+    for word in ("one", "two"):
+        said = talk(*(word * 250 for _ in range(20)))
+        rows = [line(task_id=f"T{at}", output=said, status=word) for at in range(3500)]
+        receipt = place.export(tasks(*rows))
+        assert receipt.tables["transcript_turns"].rows == 70_000
+    assert {row["status"] for row in place.table("tasks")} == {"two"}
 
 
 def test_a_full_disk(tmp_path: Path) -> None:

@@ -38,6 +38,8 @@ from unpod_async.simulator import Simulator  # noqa: E402
 SUFFIXES = (".parquet", ".arrow", ".csv", ".jsonl", ".jsonl.gz", ".jsonl.zst")
 SHAPES = [f"x{suffix}{end}" for suffix in SUFFIXES for end in ("", "/")]
 JOB = Job(kind="tasks", base_url="https://example.test")
+pytestmark = pytest.mark.drivers
+
 WORLD = Simulator(seed=11, runs=6, tasks=40).world
 ROWS = [json.dumps(WORLD.row(task_id)).encode() for task_id in WORLD.task_ids()]
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)

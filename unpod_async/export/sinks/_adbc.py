@@ -247,6 +247,8 @@ class AdbcSink:
             self._append(self._kind, fresh)
             self._append_turns(tables, fresh[self._id])
         if changed:
+            size = sum(table.nbytes for table in tables.values())
+            self._database.expect_update(self._cursor, size * len(changed) // len(rows))
             for part in portions(rows.take(pa.array(sorted(changed)))):
                 self._replace(tables, part)
         return Written(len(new), len(changed), len(same) - len(changed))

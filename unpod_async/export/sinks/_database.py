@@ -77,6 +77,9 @@ class Database:
     def settle(self, cursor: Any) -> None:
         """What the session needs before it writes."""
 
+    def expect_update(self, cursor: Any, size: int) -> None:
+        """So many bytes of rows are about to be replaced in this transaction."""
+
     def before_commit(self) -> None:
         """Last of all in a transaction."""
 

@@ -8,6 +8,8 @@ it was killed, by the next one that opens the target. Until then a reader may se
 newer than their tasks. Every row is written by its key, so a batch that comes again does no harm.
 The receipt is a property of the table (`unpod.receipt`), committed last.
 
+On a full disk the library in Rust also prints a panic of its own; the export ends as any other.
+
 One export at a time: a lock on the folder. In an object store there is none: there the second
 of two exports fails at its commit, for each names the number of the one that it follows.
 """

@@ -25,8 +25,9 @@ with needs("duckdb", "pyarrow", "duckdb", "_duckdb", "adbc_driver_duckdb", "adbc
 
 __all__ = ["make"]
 
+MEMORY = 180  # MB
 SETTINGS = {
-    "memory_limit": "200MB",
+    "memory_limit": f"{MEMORY}MB",
     "threads": "1",
     "preserve_insertion_order": "false",
 }
@@ -68,6 +69,10 @@ class DuckDB(FileDatabase):
             settings["temp_directory"] = str(self._file.scratch)
             self._file.protect(".wal")
         return _connect(self.target, settings)
+
+    def expect_update(self, cursor: Any, size: int) -> None:
+        """What a transaction changes stays in memory until its end, three times."""
+        cursor.execute(f"SET memory_limit = '{MEMORY + (4 * size >> 20)}MB'")
 
     def before_commit(self) -> None:
         self._file.protect(".wal")
