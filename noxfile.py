@@ -19,7 +19,7 @@ nox.options.default_venv_backend = "uv|virtualenv"  # uv only makes it faster
 nox.options.error_on_external_run = True
 nox.options.allow_parallel = True
 nox.options.parallel = os.cpu_count()
-nox.options.sessions = ["lint", "types", "tests", "lowest", "docs", "bare"]
+nox.options.sessions = ["lint", "types", "lowest", "tests", "docs", "bare"]
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 # Without the current directory on sys.path, so that `unpod_async` is the installed one.

@@ -41,7 +41,7 @@ with needs("arrow", "pyarrow"):
 __all__ = ["STEP", "joined", "tables_of"]
 
 
-STEP = 250
+STEP = 500
 """Rows at once: the objects on the way to arrays weigh more than the rows, and one call into C
 keeps all threads from running, the event loop's too."""
 
