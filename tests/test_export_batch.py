@@ -129,3 +129,15 @@ def test_a_changed_transcript_changes_the_hash_whatever_columns_there_are(nested
 
     for columns in (None, ("status",), ("transcript",), ("output",)):
         assert hashed("a", columns) == hashed("a", columns) != hashed("b", columns)
+
+
+def test_rows_that_were_let_go_are_not_taken_for_none() -> None:
+    for ids in (("T1", "T2"), ("T1", "T1")):
+        batch = Batch("tasks", [b'{"task_id":"%s"}' % row_id.encode() for row_id in ids])
+        made = batch.tables("json")
+        batch.forget_rows()
+        assert batch.ids == sorted(set(ids))
+        assert batch.tables("json") is made
+        for gone in (lambda b: b.items, lambda b: b.lines, lambda b: b.tables("native")):
+            with pytest.raises(RuntimeError, match="let go"):
+                gone(batch)

@@ -67,7 +67,6 @@ logger.addFilter(RedactingFilter())
 KEEP_ALIVE = 4.0  # seconds; the server drops idle connections after 5 without notice
 MAX_COMPRESSED = 16 * 2**20
 HEEDED = ("content-encoding", "x-ratelimit-remaining")  # of an answer that is good
-CLOSED = "the connector that this client was given is closed"
 USER_AGENT = f"unpod-async/{__version__}"
 
 TokenSource = Callable[[], str | Awaitable[str]]
@@ -226,7 +225,7 @@ class Transport:
         if _running_loop() is not self._loop:
             raise ConfigurationError("this client was opened in another event loop")
         if self._session.closed:
-            raise ConfigurationError(CLOSED)
+            raise ConfigurationError("the connector that this client was given is closed")
         return self._session, self._gate
 
     # -- one page -------------------------------------------------------------------
@@ -246,8 +245,9 @@ class Transport:
                 request, self._policy.deadline if deadline is None else deadline, once
             )
         except asyncio.CancelledError:
-            if not task.cancelling():  # so aiohttp ends those who wait for a connection
-                raise ConfigurationError(CLOSED) from None
+            if not task.cancelling():
+                self._usable()  # so aiohttp ends those who wait for a connector that is closed
+                raise ConfigurationError("a request was cancelled, and not by who waits") from None
             # As asyncio's own timeouts do: a cancellation of ours ends here, any other goes on.
             if not self._closed or task.uncancel() > cancelled_before:
                 raise

@@ -55,6 +55,7 @@ class Batch:
         self._lines: Sequence[bytes] = lines
         self._decoded: list[Any] | None = None
         self._count = len(lines)
+        self._is_bare = False
         self._ids: list[str] | None = None
         self._tables: dict[str, dict[str, pa.RecordBatch]] = {}
         self.mended = False
@@ -72,6 +73,8 @@ class Batch:
         return self._count
 
     def _decode(self, first: int = 0, last: int | None = None) -> list[Any]:
+        if self._is_bare:  # no rows would look like an export of none
+            raise RuntimeError("the rows of this batch were let go")
         if self._decoded is not None:
             return self._decoded[first:last]
         # Line by line: one call for many would keep all threads from running meanwhile.
@@ -136,7 +139,9 @@ class Batch:
 
     def forget_rows(self) -> None:
         """From now on there are only the tables that were made, and the ids."""
-        self._lines, self._decoded = (), None
+        self._ids = self.ids
+        self.__dict__.pop("_kept", None)
+        self._lines, self._decoded, self._is_bare = (), None, True
 
 
 def _newest(items: list[Any], identity: str) -> list[int]:
