@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Protocol, TypeVar
 from zlib import crc32
 
 import msgspec
@@ -159,23 +159,13 @@ def _as_place(stand: _Stand, **now: Any) -> Place:
     return built | {"report": plain(stand.report)} | now
 
 
-class Walks:
-    """Some lists, one behind the other, each by a walk. One that is not complete is told in
-    `error`, and the next list is read all the same."""
+class _Standing(Generic[S]):
+    """What both kinds of source tell of where they stand."""
 
-    def __init__(
-        self, listings: Sequence[Listing[Any]], *, lanes: int, place: Place | None = None
-    ) -> None:
-        self._listings = [listing.raw() for listing in listings]
-        self._lanes = lanes
-        self._stand = _read_place(place, _InWalks)
-        self._before = self._stand.taken
+    def __init__(self, stand: S) -> None:
+        self._stand = stand
+        self._before = stand.taken
         self.failures: list[tuple[Run, UnpodError]] = []
-        self._walk: Walk[bytes] | None = None
-
-    @property
-    def heads(self) -> dict[str, list[str]]:
-        return self._stand.heads
 
     @property
     def error(self) -> str | None:
@@ -184,6 +174,23 @@ class Walks:
     @property
     def taken(self) -> int:
         return self._stand.taken
+
+
+class Walks(_Standing[_InWalks]):
+    """Some lists, one behind the other, each by a walk. One that is not complete is told in
+    `error`, and the next list is read all the same."""
+
+    def __init__(
+        self, listings: Sequence[Listing[Any]], *, lanes: int, place: Place | None = None
+    ) -> None:
+        self._listings = [listing.raw() for listing in listings]
+        self._lanes = lanes
+        super().__init__(_read_place(place, _InWalks))
+        self._walk: Walk[bytes] | None = None
+
+    @property
+    def heads(self) -> dict[str, list[str]]:
+        return self._stand.heads
 
     @property
     def report(self) -> Report:
@@ -233,7 +240,7 @@ class Walks:
         return _as_place(self._stand, walk=walk)
 
 
-class Runs:
+class Runs(_Standing[_InRuns]):
     """The tasks of many runs of some spaces, several runs read at once, handed on in the
     order of the runs: all runs of each space, or the `given` ones; of those with a `share`
     (k, n) only the k-th of n parts.
@@ -257,22 +264,12 @@ class Runs:
         self._share = share
         self._lanes = lanes
         self._page_size = page_size
-        self._stand = _read_place(place, _InRuns)
+        super().__init__(_read_place(place, _InRuns))
         of_others = isinstance(self._stand.behind, dict if given is not None else int)
         if of_others or any(at >= len(spaces) for at, _ in self._stand.failed):
             raise ConfigurationError("its checkpoint is damaged (it is of other runs)")
-        self._before = self._stand.taken
         self.heads: dict[str, list[str]] = {}
-        self.failures: list[tuple[Run, UnpodError]] = []
         self._stream: RunTasks[bytes] | None = None
-
-    @property
-    def error(self) -> str | None:
-        return self._stand.error
-
-    @property
-    def taken(self) -> int:
-        return self._stand.taken
 
     @property
     def report(self) -> Report:
