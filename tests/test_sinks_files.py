@@ -474,7 +474,7 @@ class Disk:
                 self._close(file)
 
 
-def go(target: str, steps: list[Batch], run: int, *, clear: bool = False) -> Any:
+def go(target: str, steps: list[list[bytes]], run: int, *, clear: bool = False) -> Any:
     """An export that begins where its checkpoint says, to its end."""
     sink: Any = sink_for(target, "tasks", None if ".jsonl" in target else FEW)
     try:
@@ -484,7 +484,7 @@ def go(target: str, steps: list[Batch], run: int, *, clear: bool = False) -> Any
         if clear and at == 0:
             sink.clear()
         for step in range(at, len(steps)):
-            sink.write(steps[step], state(step + 1, run))
+            sink.write(Batch("tasks", steps[step], FEW), state(step + 1, run))
         sink.close(receipt())
     except OSError:
         sink.close(None)
@@ -496,11 +496,11 @@ ERRORS: dict[str, Callable[[], BaseException]] = {
     "full": lambda: OSError(errno.ENOSPC, "No space left on device"),
 }
 FEW = ("status", "transcript")
-FIRST = [Batch("tasks", ROWS[:3], FEW)]
+FIRST = [ROWS[:3]]
 SECOND = [
-    Batch("tasks", [*ROWS[2:5], changed(ROWS[0], status="z")], FEW),
-    Batch("tasks", [changed(ROWS[4], status="y"), ROWS[5]], FEW),
-    Batch("tasks", [], FEW),
+    [*ROWS[2:5], changed(ROWS[0], status="z")],
+    [changed(ROWS[4], status="y"), ROWS[5]],
+    [],
 ]
 FAULTS = [
     (shape, scenario, error)
