@@ -7,9 +7,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 pa = pytest.importorskip("pyarrow")
 
+from unpod_async._call import moment  # noqa: E402
 from unpod_async.export._batch import NEVER, Batch  # noqa: E402
 from unpod_async.export._schema import KEPT, schema_of  # noqa: E402
 from unpod_async.simulator import Simulator  # noqa: E402
@@ -54,6 +57,33 @@ def test_parts_are_json_as_the_server_sent_them() -> None:
     )
     assert row["input"] == '{"b": 1.50, "a":"\\u0000\\ufffd"}'
     assert (row["output"], row["attachments"], row["task"]) == (None, "[]", None)
+
+
+WRITTEN = (
+    *("2026-01-16T13:30:00", "2026-01-16 13:30:00.902", "2026-01-16T13:30:00.902+00:00"),
+    *("2026-01-16T13:30:00Z", "2026-01-16T13:30:00-0530", "2026-01-16", "20260116", "2026-W03-4"),
+    *("2026-01-16T13:30:00.1234567", "2026-01-16T24:00:00", "0000-01-01T00:00:00", "", " "),
+    *("0001-01-01T00:00:00+05:00", "9999-12-31T23:59:59-01:00", "2026-02-30T00:00:00", "NULL"),
+)
+
+
+def altered(text: str, draw: Any) -> str:
+    at = draw(st.integers(0, len(text)))
+    return text[:at] + draw(st.sampled_from(["", *"0129-+:.TZ "])) + text[at + 1 :]
+
+
+@given(st.data())
+def test_times_are_read_together_as_each_of_them_alone(data: Any) -> None:
+    """Arrow reads them when they are written alike; it must never read one otherwise."""
+    text = data.draw(st.sampled_from(WRITTEN))
+    if data.draw(st.booleans()):
+        text = altered(text, data.draw)
+    same = [text, None, text]
+    mixed = [text, data.draw(st.sampled_from(WRITTEN)), 1768570200, None]
+    for sent in (same, mixed, mixed[:2]):
+        rows = [line(task_id=f"T{at}", created=one) for at, one in enumerate(sent)]
+        told = Batch("tasks", rows, ("created_at",)).tables("json")["tasks"]
+        assert told.column("created_at").to_pylist() == [moment(one) for one in sent]
 
 
 def test_what_no_column_holds_is_in_extra() -> None:

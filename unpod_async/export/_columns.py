@@ -7,12 +7,14 @@ turns of all transcripts are three flat lists and the offsets between them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import datetime
 from functools import cached_property
 from hashlib import sha256
 from itertools import accumulate, chain, pairwise
 from operator import attrgetter
 from struct import unpack
+from types import NoneType
 from typing import Any
 
 import msgspec
@@ -20,6 +22,7 @@ from msgspec import Raw, Struct, UnsetType
 
 from unpod_async._call import moment, role
 from unpod_async._missing import needs
+from unpod_async._pages import _Odd
 from unpod_async.models import _OBJECT, Call, Turn, _as_text, _as_whole
 
 from ._batch import (
@@ -102,7 +105,7 @@ def _batch(
     columns that are arrays already."""
     arrays = dict(arrays or {})
     times = [field.name for field in schema if field.type == TIME]
-    arrays |= {name: _array(values[name], TIME) for name in times}
+    arrays |= {name: _times(values[name]) for name in times}
     arrays["row_hash"] = _row_hashes(values, arrays, columns)
     for field in schema:
         if field.name not in arrays:
@@ -112,7 +115,7 @@ def _batch(
 
 def _computed(kind: str, items: list[Any], calls: list[Call]) -> dict[str, list[Any]]:
     """The columns that no single slot gives."""
-    values: dict[str, list[Any]] = {"extra": [_extra(item) for item in items]}
+    values: dict[str, list[Any]] = {"extra": _extras(items)}
     if kind == "tasks":
         values["post_call_data"] = evaluations = list(map(evaluation_of, items))
         values["settles_from"] = list(map(task_settles, items, evaluations, calls))
@@ -134,19 +137,24 @@ class _Turns:
 
     def __init__(self, transcripts: list[tuple[Turn, ...]]) -> None:
         self._offsets = list(accumulate(map(len, transcripts), initial=0))
-        turns = list(chain.from_iterable(transcripts))
+        self._turns = turns = list(chain.from_iterable(transcripts))
         # Past the properties where the usual is there: a call each costs more than all else.
         self._role = _each_once(role, map(attrgetter("_role"), turns))
         self._text = [
             text if type(text) is str and text else turn.text
             for text, turn in zip(map(attrgetter("_text"), turns), turns, strict=True)
         ]
-        self._at = _times(turns)
+
+    @cached_property
+    def _at(self) -> list[datetime | None]:
+        return [turn.at for turn in self._turns]
 
     @cached_property
     def _arrays(self) -> list[pa.Array]:
-        values = (self._role, self._text, self._at)
-        return [pa.array(v, field.type) for v, field in zip(values, turn_fields(), strict=True)]
+        has_two = any(map(attrgetter("_time"), self._turns))
+        at = self._at if has_two else list(map(attrgetter("_at"), self._turns))
+        said = zip((self._role, self._text), turn_fields(), strict=False)
+        return [*(pa.array(values, field.type) for values, field in said), _times(at)]
 
     @cached_property
     def _starts(self) -> pa.Array:
@@ -199,18 +207,28 @@ def _each_once(rule: Callable[[Any], Any], sent: Iterable[Any]) -> list[Any]:
     return list(map(made.__getitem__, sent))
 
 
-_PLAIN = {str, type(None)}
+_PLAIN = {str, NoneType}
 
 
-def _times(turns: list[Turn]) -> list[datetime | None]:
-    """The `at` of each."""
-    sent = zip(map(attrgetter("_at"), turns), map(attrgetter("_time"), turns), turns, strict=True)
-    return [
-        None
-        if at is None and time is None
-        else (moment(at) if type(at) is str else None) or turn.at
-        for at, time, turn in sent
-    ]
+def _times(sent: list[Any]) -> pa.Array:
+    """What `moment` makes of each; of texts that are all written alike at once."""
+    kinds = set(map(type, sent))
+    if kinds <= _PLAIN:
+        has_zone = _ZONE.intersection(next(filter(None, sent), "")[10:])
+        with suppress(ValueError):
+            texts = pa.array(sent, pa.string())
+            made = texts.cast(TIME) if has_zone else texts.cast(pa.timestamp("us")).cast(TIME)
+            first, last = pc.min_max(made.cast(pa.int64())).as_py().values()
+            if first is None or (_YEARS[0] <= first and last <= _YEARS[1]):
+                return made
+    elif not kinds <= {datetime, NoneType}:
+        return _times(list(map(moment, sent)))
+    return pa.array([moment(one) if type(one) is str else one for one in sent], TIME)
+
+
+_ZONE = frozenset("Z+-")
+_YEARS = [pa.scalar(end, pa.timestamp("us")).value for end in (datetime.min, datetime.max)]  # noqa: DTZ901
+"""From the first microsecond that Python has to the last; Arrow has more."""
 
 
 def _slot_values(items: list[Any], column: Column) -> list[Any]:
@@ -225,16 +243,33 @@ def _slot_values(items: list[Any], column: Column) -> list[Any]:
     if column.hint == int | None:
         return list(map(_as_whole, sent))
     if column.hint == datetime | None:
-        return list(map(moment, sent))
+        return sent  # `_times` reads them
+    if kinds == {Raw}:  # as `json_text`, without a call each
+        return [None if (t := str(raw, "utf-8", "replace")) == "null" else t for raw in sent]
     return list(map(json_text, sent))
 
 
-_ABSENT = {UnsetType, type(None)}
+_ABSENT = {UnsetType, NoneType}
+
+
+def _extras(items: list[Any]) -> list[str | None]:
+    """Of each: keys that we do not know, and known ones whose value no column could take."""
+    types: set[Any] = set(map(type, items))
+    slots = {slot for one in types for slot in _COUNTS if slot in one.__struct_fields__}
+    if any(issubclass(one, _Odd) for one in types) or not all(
+        _are_counts(list(map(attrgetter(slot), items))) for slot in slots
+    ):
+        return list(map(_extra, items))
+    return [None] * len(items)
+
+
+def _are_counts(sent: list[Any]) -> bool:
+    kinds = set(map(type, sent))
+    return kinds <= _ABSENT or (kinds == {int} and min(sent) >= 0 and max(sent) < 1 << 63)
 
 
 def _extra(item: Any) -> str | None:
-    """Keys that we do not know, and known ones whose value no column could take."""
-    if not hasattr(item, "_row"):  # not one of the odd rows
+    if not isinstance(item, _Odd):
         return _oversized(item)
     kept = {
         key: raw

@@ -67,6 +67,7 @@ def arrow_type(hint: Any, nested: Nested) -> pa.DataType:
     return plain[hint] if hint in plain else pa.json_()
 
 
+@lru_cache
 def turn_fields() -> list[pa.Field]:
     return [pa.field(name, arrow_type(hint, "native")) for name, hint in _turn_hints()]
 
@@ -106,6 +107,7 @@ def columns_of(table: str) -> tuple[Column, ...]:
     return tuple(columns)
 
 
+@lru_cache
 def chosen(table: str, names: tuple[str, ...] | None) -> tuple[Column, ...]:
     """The columns asked for, and those that are always kept; `row_hash` is the last. Raises
     ValueError with a name that there is not."""
@@ -122,6 +124,7 @@ def chosen(table: str, names: tuple[str, ...] | None) -> tuple[Column, ...]:
     return tuple(kept)
 
 
+@lru_cache
 def schema_of(table: str, nested: Nested, names: tuple[str, ...] | None = None) -> pa.Schema:
     """The Arrow schema of a table: `transcript_turns`, or one of `ROWS`, of which only the
     columns in `names` if they are given. Raises ValueError for a name that there is not."""
