@@ -639,7 +639,10 @@ class Walk(_Block[Window, None], Generic[T]):
         reading = self._reading
         try:
             if error is None:
-                reading.hear(window, await reading.ask(window))
+                answer = await reading.ask(window)
+                # A page is long enough: others have their turn before its rows are given out.
+                await anyio.lowlevel.cancel_shielded_checkpoint()
+                reading.hear(window, answer)
             elif isinstance(error, UnpodError) and _is_passable(window, error):
                 reading.hear(window, error)
             else:
