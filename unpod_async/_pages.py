@@ -350,15 +350,25 @@ class RowKind(Generic[R]):
             self._unpin(sent.data)
         return self._page(sent, sent.data, sent.data)
 
-    def decode_raw(self, body: bytes) -> Page[bytes]:
+    def keys(self, body: bytes) -> list[Any] | None:
+        """What the rows are told apart by, all that `decode_raw` needs to know of them, which is
+        half of its work; None if that has to look at each."""
+        try:
+            _check_utf8(body)
+            return self._ids.decode(body).data
+        except BROKEN:
+            return None
+
+    def decode_raw(self, body: bytes, keys: list[Any] | None = None) -> Page[bytes]:
         """The page's rows as the server sent them, each compacted to one line of its own bytes;
-        number text and repeated keys stay (the last of a repeated id counts).
+        number text and repeated keys stay (the last of a repeated id counts). `keys` if they are
+        there already.
 
         Raises EnvelopeError if `data` is not a list.
         """
+        if (keys := keys or self.keys(body)) is None:
+            return self._one_by_one(body, self._any_line)
         try:
-            _check_utf8(body)
-            keys = self._ids.decode(body).data
             sent = _SPLIT.decode(body)
             rows = _lines(sent.data, body)
         except BROKEN:

@@ -234,19 +234,22 @@ class Listing(Generic[T]):
     async def page(self, window: Window, fetch: FetchWindow | None = None) -> Page[T]:
         """Fetch and decode; a body that is no envelope is asked for once more. No frame that
         raises holds the body: tracebacks may show it, and it is people's data."""
-        page = self._decode(await (fetch or self.fetch)(window), window)
+        page = await self._decoded(await (fetch or self.fetch)(window), window)
         if isinstance(page, ProtocolError) and not window.once:
-            page = self._decode(await self.fetch(window), window)
+            page = await self._decoded(await self.fetch(window), window)
         if isinstance(page, ProtocolError):
             raise page
         return page
 
-    def _decode(self, body: bytes, window: Window) -> Page[T] | ProtocolError:
-        decode: Callable[[bytes], Page[Any]] = (
-            self._kind.decode_raw if self._raw else self._kind.decode
-        )
+    async def _decoded(self, body: bytes, window: Window) -> Page[T] | ProtocolError:
+        page: Any
         try:
-            page = decode(body)
+            if self._raw:
+                keys = self._kind.keys(body)
+                await anyio.lowlevel.cancel_shielded_checkpoint()  # others have their turn
+                page = self._kind.decode_raw(body, keys)
+            else:
+                page = self._kind.decode(body)
         except EnvelopeError as error:
             return ProtocolError(
                 str(error), status=200, method="GET", path=self._path(window), body=excerpt(body)
