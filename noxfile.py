@@ -18,7 +18,7 @@ nox.needs_version = ">=2026.8.10"
 nox.options.default_venv_backend = "uv|virtualenv"  # uv only makes it faster
 nox.options.error_on_external_run = True
 nox.options.allow_parallel = True
-nox.options.parallel = os.cpu_count()
+nox.options.parallel = (os.cpu_count() or 1) + 1  # one waits now and then: for a process, a disk
 nox.options.sessions = ["lint", "types", "lowest", "tests", "docs", "bare"]
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")

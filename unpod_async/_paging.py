@@ -242,14 +242,8 @@ class Listing(Generic[T]):
         return page
 
     async def _decoded(self, body: bytes, window: Window) -> Page[T] | ProtocolError:
-        page: Any
         try:
-            if self._raw:
-                keys = self._kind.keys(body)
-                await anyio.lowlevel.cancel_shielded_checkpoint()  # others have their turn
-                page = self._kind.decode_raw(body, keys)
-            else:
-                page = self._kind.decode(body)
+            page = await self._raw_page(body) if self._raw else self._kind.decode(body)
         except EnvelopeError as error:
             return ProtocolError(
                 str(error), status=200, method="GET", path=self._path(window), body=excerpt(body)
@@ -259,6 +253,12 @@ class Listing(Generic[T]):
         if self._source.telemetry is not None:
             self._source.telemetry.rows(self.path, len(page.items))
         return page
+
+    async def _raw_page(self, body: bytes) -> Page[Any]:
+        """In two steps: others have their turn in between."""
+        keys = self._kind.keys(body)
+        await anyio.lowlevel.cancel_shielded_checkpoint()
+        return self._kind.decode_raw(body, keys)
 
     def fetch(self, window: Window) -> Awaitable[bytes]:
         return self._source.fetch(
