@@ -19,8 +19,9 @@ from typing import Any
 import pytest
 
 from unpod_async._pages import TASKS
-from unpod_async._paging import Listing, ListOptions, RunTasks, Source
+from unpod_async._paging import Listing, ListOptions, Source
 from unpod_async._protocol import Request
+from unpod_async._run_tasks import RunTasks
 from unpod_async._stats import NOBODY, Stats
 from unpod_async._windows import ServerMemory
 from unpod_async.models import Run, Task

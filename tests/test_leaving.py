@@ -19,7 +19,7 @@ from unpod_async import (
     UnpodClient,
     UnpodError,
 )
-from unpod_async._paging import RunTasks
+from unpod_async._run_tasks import RunTasks
 from unpod_async.simulator import Simulator
 
 pytestmark = pytest.mark.anyio

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ._client import Check, RunHandle, SpaceHandle, UnpodClient
     from ._pages import InvalidRow, Page
-    from ._paging import Listing, RunTasks, Walk
+    from ._paging import Listing, Walk
     from ._report import Report
     from ._retry import Limits, RetryPolicy
+    from ._run_tasks import RunTasks
     from ._secrets import Secret
     from ._stats import Event, Stats
     from ._version import __version__ as __version__
@@ -47,9 +48,10 @@ if TYPE_CHECKING:
 _HOMES = {
     "_client": "Check RunHandle SpaceHandle UnpodClient",
     "_pages": "InvalidRow Page",
-    "_paging": "Listing RunTasks Walk",
+    "_paging": "Listing Walk",
     "_report": "Report",
     "_retry": "Limits RetryPolicy",
+    "_run_tasks": "RunTasks",
     "_secrets": "Secret",
     "_stats": "Event Stats",
     "_version": "__version__",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, Self, TypeVar
 from msgspec import Struct
 
 from ._pages import ORGANIZATIONS, RUNS, SPACES, TASKS, EnvelopeError
-from ._paging import Listing, ListOptions, OnError, OnInvalid, Rows, RunTasks, Source
+from ._paging import Listing, ListOptions, OnInvalid, Rows, Source
 from ._protocol import (
     DEFAULT_BASE_URL,
     Request,
@@ -25,6 +25,7 @@ from ._protocol import (
 )
 from ._report import Report
 from ._retry import Limits, RetryPolicy, check_seconds, is_upstream
+from ._run_tasks import OnError, RunTasks
 from ._secrets import Secret
 from ._stats import Event, Fetch, Observer, Operation, Telemetry
 from ._transport import Credentials, Transport

@@ -1,4 +1,6 @@
-"""A bounded concurrent map: an async context manager over a stream of outcomes."""
+"""A bounded concurrent map: an async context manager over a stream of outcomes, and the block
+that both streams of rows are.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,10 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import TaskGroup
 
+from ._stats import Operation
 from .errors import ConfigurationError
 
-__all__ = ["FanOut", "Outcome"]
+__all__ = ["Block", "FanOut", "Outcome"]
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -168,3 +171,40 @@ def _from_inside(error: Exception | asyncio.CancelledError) -> Exception:
     if task is None or task.cancelling():
         raise error
     return ConfigurationError("what was waited for was cancelled, and not by who reads this")
+
+
+class Block(Generic[A, B]):
+    """A stream of parallel readers that is entered once, and iterated inside."""
+
+    def __init__(self, stream: FanOut[A, B], begin: Callable[[], Operation]) -> None:
+        self._stream = stream
+        self._begin = begin
+        self._state = "new"
+
+    async def __aenter__(self) -> Self:
+        if self._state != "new":
+            raise ConfigurationError("this can be entered once; make a new one from the list")
+        self._state = "open"
+        self._operation = self._begin()
+        with self._operation.current():  # for the lanes alone: what the caller does is not ours
+            await self._stream.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool | None:
+        self._state = "left"
+        try:
+            return await self._stream.__aexit__(kind, error, trace)
+        finally:
+            self._operation.end(error)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    def _check_inside(self) -> None:
+        if self._state != "open":
+            raise ConfigurationError("iterate this inside its own `async with` block")

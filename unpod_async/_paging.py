@@ -1,4 +1,4 @@
-"""Lists: the lazy list, its pages, the rows of one walk, and the two that read in parallel.
+"""Lists: the lazy list, its pages, the rows of one walk, and the walk that reads in parallel.
 
 Everything here carries out what `_walk` decides.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from datetime import UTC, datetime
-from types import TracebackType
 from typing import Any, Generic, Literal, NamedTuple, Self, TypeVar
 
 import anyio
@@ -16,10 +15,10 @@ import anyio.lowlevel
 from msgspec.structs import replace
 
 from ._checkpoint import VERSION, Checkpoint, WalkState, read_checkpoint
-from ._fanout import FanOut, Outcome
+from ._fanout import Block, FanOut, Outcome
 from ._pages import EnvelopeError, Page, RowKind
 from ._protocol import Request, check_whole, excerpt
-from ._report import Expected, Report
+from ._report import Report
 from ._retry import is_unreadable
 from ._secrets import safe_text
 from ._stats import NOBODY, Fetch, Operation, Stats, Telemetry
@@ -33,17 +32,13 @@ from .errors import (
     ResponseTooLarge,
     UnpodError,
 )
-from .models import Run
 
-__all__ = ["Listing", "RunTasks", "Source", "Walk"]
+__all__ = ["Begun", "Listing", "Rows", "Source", "Walk", "all_of", "now"]
 
 T = TypeVar("T")
-A = TypeVar("A")
-B = TypeVar("B")
 
 FetchWindow = Callable[[Window], Awaitable[bytes]]
 OnInvalid = Literal["report", "raise"]
-OnError = Literal["raise", "collect"]
 
 
 class Source(NamedTuple):
@@ -161,7 +156,7 @@ class Listing(Generic[T]):
             return []
         reader = Rows(self, limit=limit)
         with self.operation("collect", reader.report):
-            return await _all_of(reader)
+            return await all_of(reader)
 
     async def count(self) -> int | None:
         """The server's own count, by one small request; None where it gives none."""
@@ -350,7 +345,7 @@ def _is_passable(window: Window, error: UnpodError) -> bool:
     return is_unreadable(error) or (isinstance(error, ResponseTooLarge) and window.size > 1)
 
 
-class _Begun(NamedTuple, Generic[T]):
+class Begun(NamedTuple, Generic[T]):
     """What was heard of a list before its walk began: the answer to the first window, which is
     taken out when the walk hears it."""
 
@@ -371,13 +366,13 @@ class _Reading(Generic[T]):
         self,
         listing: Listing[T],
         plan: ChainWalk[T] | CountedWalk[T],
-        begun: _Begun[T] | None = None,
+        begun: Begun[T] | None = None,
     ) -> None:
         self.listing = listing
         self._timed = begun is None  # else the times are those of the whole that it is part of
         self.plan = plan
         self.ready: deque[T] = deque()
-        self._begun = _Begun(listing.home(), []) if begun is None else begun
+        self._begun = Begun(listing.home(), []) if begun is None else begun
         self._bodies: dict[Window, bytes] = {}  # fetched ahead
 
     @property
@@ -404,7 +399,7 @@ class _Reading(Generic[T]):
         if window in self._bodies:
             return self._bodies.pop(window)
         if self._timed and self.report.started is None:
-            self.report.started = _now()
+            self.report.started = now()
         if window.delay:
             await anyio.sleep(window.delay)
         return await self.listing.fetch(window)
@@ -433,7 +428,7 @@ class _Reading(Generic[T]):
         else:
             self.ready.extend(self.plan.feed(window, answer))
         if self._timed and self.plan.done:
-            self.report.ended = _now()
+            self.report.ended = now()
 
     def check(self) -> None:
         """Called when all rows are handed on: raise if something is known to be missing."""
@@ -452,7 +447,7 @@ class Rows(Generic[T]):
     and no connection between two rows, so it may be dropped at any point."""
 
     def __init__(
-        self, listing: Listing[T], *, limit: int | None = None, begun: _Begun[T] | None = None
+        self, listing: Listing[T], *, limit: int | None = None, begun: Begun[T] | None = None
     ) -> None:
         self._reading: _Reading[T] = _Reading(listing, listing.planner(limit=limit), begun)
         self._ready = self._reading.ready
@@ -526,44 +521,7 @@ class Rows(Generic[T]):
         reading.hear(window, answer)
 
 
-class _Block(Generic[A, B]):
-    """A stream of parallel readers that is entered once, and iterated inside."""
-
-    def __init__(self, stream: FanOut[A, B], begin: Callable[[], Operation]) -> None:
-        self._stream = stream
-        self._begin = begin
-        self._state = "new"
-
-    async def __aenter__(self) -> Self:
-        if self._state != "new":
-            raise ConfigurationError("this can be entered once; make a new one from the list")
-        self._state = "open"
-        self._operation = self._begin()
-        with self._operation.current():  # for the lanes alone: what the caller does is not ours
-            await self._stream.__aenter__()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> bool | None:
-        self._state = "left"
-        try:
-            return await self._stream.__aexit__(kind, error, trace)
-        finally:
-            self._operation.end(error)
-
-    def __aiter__(self) -> Self:
-        return self
-
-    def _check_inside(self) -> None:
-        if self._state != "open":
-            raise ConfigurationError("iterate this inside its own `async with` block")
-
-
-class Walk(_Block[Window, None], Generic[T]):
+class Walk(Block[Window, None], Generic[T]):
     """A walk that reads several pages at once; rows come in list order all the same.
 
     Use it as an async context manager and iterate it inside. Whatever ends the block ends
@@ -666,112 +624,7 @@ class Walk(_Block[Window, None], Generic[T]):
                 await self._heard.wait()
 
 
-class RunTasks(_Block[Run, "tuple[list[T], Report]"], Generic[T]):
-    """The tasks of many runs, several runs at once: pairs of a `Run` and the list of its
-    tasks. Use it as an async context manager and iterate it inside.
-
-    `failures` holds (run, error) pairs under `on_error="collect"`; `report` is the receipt of
-    all lists together, final once the iteration has ended. An error while listing the runs
-    themselves is always raised.
-    """
-
-    def __init__(
-        self,
-        runs: Rows[Run] | AsyncIterator[Run],
-        tasks_of: Callable[[Run], Listing[T]],
-        *,
-        begin: Callable[[Report], Operation],
-        concurrency: int,
-        ordered: bool,
-        on_error: OnError,
-    ) -> None:
-        check_whole("concurrency", concurrency, most=10_000)
-        if on_error not in ("raise", "collect"):
-            raise ConfigurationError('on_error takes "raise" or "collect"')
-        self.failures: list[tuple[Run, UnpodError]] = []
-        self.report = Report()
-        self.doubt: str | None = None
-        """Of the first list that could be read and was not proved, why; whatever failed."""
-        self._flaw: str | None = None
-        self._runs = runs
-        self._tasks_of = tasks_of
-        self._collecting = on_error == "collect"
-        stream = FanOut(self._read, runs, lanes=concurrency, ordered=ordered)
-        super().__init__(stream, lambda: begin(self.report))
-
-    async def __aenter__(self) -> Self:
-        await super().__aenter__()
-        self.report.started = _now()
-        return self
-
-    async def __anext__(self) -> tuple[Run, list[T]]:
-        self._check_inside()
-        while True:
-            try:
-                run, read, error = await anext(self._stream)
-            except StopAsyncIteration:
-                self._finish()
-                raise
-            except UnpodError as error:  # the list of runs itself
-                if isinstance(error, IncompleteWalk):
-                    error.report = _of_runs(error.report)
-                self._fail("the list of runs", error)
-                self.report.ended = _now()
-                raise
-            if read is not None:
-                tasks, report = read
-                self._note(report, f"run {run.run_id}")
-                return run, tasks
-            assert error is not None
-            self._fail(f"run {run.run_id}", error)
-            if not (self._collecting and isinstance(error, UnpodError)):
-                raise error
-            self.failures.append((run, error))
-
-    def _read(self, run: Run) -> Awaitable[tuple[list[T], Report]]:
-        return _with_report(self._tasks_of(run))
-
-    def _note(self, report: Report, what: str) -> None:
-        self.report.add(report)
-        if not report.complete:
-            self.doubt = self.doubt or f"{what}: {report.reason}"
-            self._flaw = self._flaw or self.doubt
-
-    def _fail(self, what: str, error: Exception) -> None:
-        if isinstance(error, IncompleteWalk):
-            self.report.add(error.report)
-        self.report.missing = True
-        told = error.message if isinstance(error, UnpodError) else type(error).__name__
-        self._flaw = self._flaw or f"{what}: {told}"
-        self.report.reason = self._flaw
-
-    def _finish(self) -> None:
-        if self.report.ended is None:
-            self.report.ended = _now()
-            if isinstance(self._runs, Rows):
-                self._note(_of_runs(self._runs.report), "the list of runs")
-            self.report.reason = self._flaw
-            self.report.verified = self._flaw is None
-
-
-async def _with_report(listing: Listing[T]) -> tuple[list[T], Report]:
-    """All rows and their receipt, without the times. A walk is planned only where one answer
-    is not the whole list."""
-    window, home = Window(1, listing.page_size), listing.home()
-    heard: list[Answer[T] | UnpodError] = []
-    try:
-        answer = await listing.answer(window, home, listing.fetch)
-        if (report := listing.at_once(window, answer)) is not None:
-            return answer.rows, report
-        heard.append(answer)
-        del answer  # no row stays in this frame, for a traceback might show it
-    except UnpodError as error:
-        heard.append(error)
-    rows = Rows(listing, begun=_Begun(home, heard))
-    return await _all_of(rows), rows.report
-
-
-async def _all_of(reader: Rows[T]) -> list[T]:
+async def all_of(reader: Rows[T]) -> list[T]:
     """All rows; an `IncompleteWalk` carries them. None stays in the frame when an error ends
     it, for a traceback that shows locals would show people's data."""
     rows: list[T] = []
@@ -790,10 +643,5 @@ async def _all_of(reader: Rows[T]) -> list[T]:
         raise
 
 
-def _of_runs(report: Report) -> Report:
-    """The receipt of a list of runs, fit for a total whose rows and counts are of tasks."""
-    return replace(report, seen=0, expected=Expected())
-
-
-def _now() -> str:
+def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from anyio import to_thread
 
 from unpod_async._missing import needs
-from unpod_async._paging import Listing, RunTasks
+from unpod_async._paging import Listing
+from unpod_async._run_tasks import RunTasks
 from unpod_async.errors import ConfigurationError, IncompleteWalk
 from unpod_async.models import Organization, Run, Space, Task
 

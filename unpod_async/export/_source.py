@@ -11,8 +11,9 @@ import msgspec
 from msgspec import Meta, Struct, field
 from msgspec.structs import replace
 
-from unpod_async._paging import Listing, RunTasks, Walk
+from unpod_async._paging import Listing, Walk
 from unpod_async._report import Expected, Report
+from unpod_async._run_tasks import RunTasks
 from unpod_async.errors import ConfigurationError, IncompleteWalk, UnpodError
 from unpod_async.models import Run
 
