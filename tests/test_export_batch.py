@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from itertools import product
 from typing import Any
 
 import pytest
@@ -64,6 +65,7 @@ WRITTEN = (
     *("2026-01-16T13:30:00Z", "2026-01-16T13:30:00-0530", "2026-01-16", "20260116", "2026-W03-4"),
     *("2026-01-16T13:30:00.1234567", "2026-01-16T24:00:00", "0000-01-01T00:00:00", "", " "),
     *("0001-01-01T00:00:00+05:00", "9999-12-31T23:59:59-01:00", "2026-02-30T00:00:00", "NULL"),
+    *("0000-12-31T23:59:00-23:59", "0001-01-01T00:00:00Z", "0001-01-02T00:00:00Z"),
 )
 
 
@@ -84,6 +86,30 @@ def test_times_are_read_together_as_each_of_them_alone(data: Any) -> None:
         rows = [line(task_id=f"T{at}", created=one) for at, one in enumerate(sent)]
         told = Batch("tasks", rows, ("created_at",)).tables("json")["tasks"]
         assert told.column("created_at").to_pylist() == [moment(one) for one in sent]
+
+
+@pytest.mark.parametrize("nested", ["native", "json"])
+def test_the_times_of_turns_are_those_of_the_call_whatever_stands_beside_them(nested: Any) -> None:
+    said = {"role": "user", "content": "a"}
+    ways: list[dict[str, Any]] = [
+        {"secondsFromStart": 1.5},
+        {"timestamp": "2026-01-16T13:30:09"},
+        {"timestamp": 1768570209},
+        {"timestamp": {"$date": 1768570209000}},
+        {"time": 1768570209000},
+        {"timestamp": "soon", "time": "2026-01-16T13:30:09Z"},
+        {},
+    ]
+    for mine, its in product(ways, repeat=2):
+        output = {"start_time": "2026-01-16T13:30:00", "transcript": [said | mine]}
+        other = output | {"transcript": [said | its, said | mine]}
+        batch = Batch("tasks", [line(output=output), line(task_id="T2", output=other)])
+        tables = batch.tables(nested)
+        sent = [[turn.at for turn in task.call.transcript] for task in batch.items]
+        assert tables["transcript_turns"]["at"].to_pylist() == [*sent[0], *sent[1]]
+        if nested == "native":
+            told = tables["tasks"]["transcript"].to_pylist()
+            assert [[turn["at"] for turn in turns] for turns in told] == sent
 
 
 def test_what_no_column_holds_is_in_extra() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from itertools import count
+from typing import Any
 
 import aiohttp
 import anyio
@@ -13,6 +15,7 @@ import pytest
 from unpod_async import (
     ConfigurationError,
     Limits,
+    Listing,
     Run,
     SpaceHandle,
     Task,
@@ -148,6 +151,33 @@ async def test_a_walk_loses_nothing_by_calls_that_are_cancelled(space: SpaceHand
         async with tasks.walk(prefetch=3) as rows:
             assert await all_of(rows, steps) == whole
             assert rows.report.verified
+
+
+@pytest.mark.parametrize("raw", [False, True])
+async def test_a_walk_gets_on_however_soon_its_calls_are_cancelled(
+    client: UnpodClient, space: SpaceHandle, raw: bool
+) -> None:
+    """As `asyncio.timeout` does it, which no shield keeps off: and nothing is asked for twice."""
+    tasks: Listing[Any] = space.tasks(page_size=20)
+    tasks = tasks.raw() if raw else tasks
+    async with tasks.walk(prefetch=3) as reader:
+        whole = [row async for row in reader]
+    requests = client.stats.requests
+    for steps in range(1, 8):
+        rows: list[Any] = []
+        before = client.stats.requests
+        async with tasks.walk(prefetch=3) as reader:
+            for _ in range(5000):
+                call = asyncio.ensure_future(anext(reader))
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+                call.cancel()
+                with suppress(asyncio.CancelledError):
+                    rows.append(await call)
+                if len(rows) == len(whole):
+                    break
+            assert rows == whole
+        assert client.stats.requests - before <= requests
 
 
 @pytest.mark.parametrize("way", [walk, fan_out])

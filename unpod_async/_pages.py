@@ -366,7 +366,8 @@ class RowKind(Generic[R]):
 
         Raises EnvelopeError if `data` is not a list.
         """
-        if (keys := keys or self.keys(body)) is None:
+        keys = self.keys(body) if keys is None else keys
+        if keys is None:
             return self._one_by_one(body, self._any_line)
         try:
             sent = _SPLIT.decode(body)

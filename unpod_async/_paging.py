@@ -38,6 +38,7 @@ __all__ = ["Begun", "Listing", "Rows", "Source", "Walk", "all_of", "now"]
 T = TypeVar("T")
 
 FetchWindow = Callable[[Window], Awaitable[bytes]]
+Keys = list[Any] | None
 OnInvalid = Literal["report", "raise"]
 
 
@@ -208,9 +209,11 @@ class Listing(Generic[T]):
         """The receipt, if this answer is the whole list for sure."""
         return at_once(window, answer, self._source.memory) if self._options.paged else None
 
-    async def answer(self, window: Window, home: Home, fetch: FetchWindow) -> Answer[T]:
+    async def answer(
+        self, window: Window, home: Home, fetch: FetchWindow, keys: Keys = None
+    ) -> Answer[T]:
         """What the server says to a window, foreign rows left out. Raises `ResponseTooLarge`."""
-        page = await self.page(window, fetch)
+        page = await self.page(window, fetch, keys)
         if page.invalid and self._options.on_invalid == "raise":
             first = page.invalid[0]
             raise DecodeError(
@@ -226,19 +229,28 @@ class Listing(Generic[T]):
     def home(self) -> Home:
         return Home(self._options.run_id)
 
-    async def page(self, window: Window, fetch: FetchWindow | None = None) -> Page[T]:
+    async def page(
+        self, window: Window, fetch: FetchWindow | None = None, keys: Keys = None
+    ) -> Page[T]:
         """Fetch and decode; a body that is no envelope is asked for once more. No frame that
         raises holds the body: tracebacks may show it, and it is people's data."""
-        page = await self._decoded(await (fetch or self.fetch)(window), window)
+        page = self._decode(await (fetch or self.fetch)(window), window, keys)
         if isinstance(page, ProtocolError) and not window.once:
-            page = await self._decoded(await self.fetch(window), window)
+            page = self._decode(await self.fetch(window), window)
         if isinstance(page, ProtocolError):
             raise page
         return page
 
-    async def _decoded(self, body: bytes, window: Window) -> Page[T] | ProtocolError:
+    def _read(self, body: bytes, keys: Keys) -> Page[Any]:
+        return self._kind.decode_raw(body, keys) if self._raw else self._kind.decode(body)
+
+    def look(self, body: bytes) -> Keys:
+        """The first half of decoding an answer; None if it has no two."""
+        return self._kind.keys(body) if self._raw else None
+
+    def _decode(self, body: bytes, window: Window, keys: Keys = None) -> Page[T] | ProtocolError:
         try:
-            page = await self._raw_page(body) if self._raw else self._kind.decode(body)
+            page = self._read(body, keys)
         except EnvelopeError as error:
             return ProtocolError(
                 str(error), status=200, method="GET", path=self._path(window), body=excerpt(body)
@@ -248,12 +260,6 @@ class Listing(Generic[T]):
         if self._source.telemetry is not None:
             self._source.telemetry.rows(self.path, len(page.items))
         return page
-
-    async def _raw_page(self, body: bytes) -> Page[Any]:
-        """In two steps: others have their turn in between."""
-        keys = self._kind.keys(body)
-        await anyio.lowlevel.cancel_shielded_checkpoint()
-        return self._kind.decode_raw(body, keys)
 
     def fetch(self, window: Window) -> Awaitable[bytes]:
         return self._source.fetch(
@@ -374,6 +380,7 @@ class _Reading(Generic[T]):
         self.ready: deque[T] = deque()
         self._begun = Begun(listing.home(), []) if begun is None else begun
         self._bodies: dict[Window, bytes] = {}  # fetched ahead
+        self._keys: dict[Window, Keys] = {}  # of these, what `look` found
 
     @property
     def report(self) -> Report:
@@ -385,7 +392,8 @@ class _Reading(Generic[T]):
         try:
             if self._begun.heard:
                 return self._begun.take()
-            return await self.listing.answer(window, self._begun.home, self._fetch)
+            keys = self._keys.pop(window, None)
+            return await self.listing.answer(window, self._begun.home, self._fetch, keys)
         except UnpodError as error:
             if not _is_passable(window, error):
                 raise
@@ -394,6 +402,13 @@ class _Reading(Generic[T]):
     async def fetch_ahead(self, window: Window) -> None:
         """Have the answer's bytes ready for `ask`; they are decoded when it is their turn."""
         self._bodies[window] = await self._fetch(window)
+
+    def look(self, window: Window) -> bool:
+        """Decode the first half of what was fetched ahead, if there are two; whether it did."""
+        if window not in self._bodies or window in self._keys:
+            return False
+        self._keys[window] = keys = self.listing.look(self._bodies[window])
+        return keys is not None
 
     async def _fetch(self, window: Window) -> bytes:
         if window in self._bodies:
@@ -536,7 +551,9 @@ class Walk(Block[Window, None], Generic[T]):
         self._reading = reading
         self._ready = reading.ready
         self._busy = False
-        self._outcome: Outcome[Window, None] | None = None  # taken and not heard yet
+        # Taken and not heard yet, and its answer: a call that was cancelled leaves them here.
+        self._outcome: Outcome[Window, None] | None = None
+        self._answer: Answer[T] | UnpodError | None = None
         self._error: Exception | None = None  # what ended the walk, for who asks again
 
     @property
@@ -576,7 +593,7 @@ class Walk(Block[Window, None], Generic[T]):
     async def _fill(self) -> None:
         reading = self._reading
         while not reading.ready:
-            if self._outcome is None:  # else a call that was cancelled has left it here
+            if self._outcome is None:
                 self._outcome = await self._taken()
                 # Its lane is free: the next request goes out before this page is decoded.
                 await anyio.lowlevel.checkpoint()
@@ -600,9 +617,9 @@ class Walk(Block[Window, None], Generic[T]):
         reading = self._reading
         try:
             if error is None:
-                answer = await reading.ask(window)
-                # A page is long enough: others have their turn before its rows are given out.
-                await anyio.lowlevel.cancel_shielded_checkpoint()
+                await self._ask(window)
+                answer, self._answer = self._answer, None
+                assert answer is not None
                 reading.hear(window, answer)
             elif isinstance(error, UnpodError) and _is_passable(window, error):
                 reading.hear(window, error)
@@ -611,6 +628,14 @@ class Walk(Block[Window, None], Generic[T]):
         except UnpodError as failure:
             failure.checkpoint = reading.checkpoint()
             raise
+
+    async def _ask(self, window: Window) -> None:
+        """Have the answer. A page is long: others have their turns between its parts."""
+        if self._answer is None:
+            if self._reading.look(window):
+                await anyio.lowlevel.checkpoint()
+            self._answer = await self._reading.ask(window)
+            await anyio.lowlevel.checkpoint()
 
     async def _windows(self) -> AsyncIterator[Window]:
         """Windows as the planner wants them; waits while it needs answers first."""

@@ -153,8 +153,7 @@ class _Turns:
     def _arrays(self) -> list[pa.Array]:
         has_two = any(map(attrgetter("_time"), self._turns))
         at = self._at if has_two else list(map(attrgetter("_at"), self._turns))
-        said = zip((self._role, self._text), turn_fields(), strict=False)
-        return [*(pa.array(values, field.type) for values, field in said), _times(at)]
+        return [pa.array(self._role, pa.string()), pa.array(self._text, pa.string()), _times(at)]
 
     @cached_property
     def _starts(self) -> pa.Array:
@@ -162,7 +161,7 @@ class _Turns:
 
     def native(self) -> pa.Array:
         """A list of structs for each transcript."""
-        structs = pa.StructArray.from_arrays(self._arrays, fields=turn_fields())
+        structs = pa.StructArray.from_arrays(self._arrays, fields=list(turn_fields()))
         type_ = pa.list_(pa.struct(turn_fields()))
         return pa.ListArray.from_arrays(self._starts, structs, type=type_)
 
@@ -211,7 +210,7 @@ _PLAIN = {str, NoneType}
 
 
 def _times(sent: list[Any]) -> pa.Array:
-    """What `moment` makes of each; of texts that are all written alike at once."""
+    """Times as they are, and what `moment` makes of all else; of texts written alike at once."""
     kinds = set(map(type, sent))
     if kinds <= _PLAIN:
         has_zone = _ZONE.intersection(next(filter(None, sent), "")[10:])
@@ -219,16 +218,15 @@ def _times(sent: list[Any]) -> pa.Array:
             texts = pa.array(sent, pa.string())
             made = texts.cast(TIME) if has_zone else texts.cast(pa.timestamp("us")).cast(TIME)
             first, last = pc.min_max(made.cast(pa.int64())).as_py().values()
-            if first is None or (_YEARS[0] <= first and last <= _YEARS[1]):
+            if first is None or (first >= _FIRST and last <= _LAST):
                 return made
-    elif not kinds <= {datetime, NoneType}:
-        return _times(list(map(moment, sent)))
-    return pa.array([moment(one) if type(one) is str else one for one in sent], TIME)
+    return pa.array([one if type(one) is datetime else moment(one) for one in sent], TIME)
 
 
 _ZONE = frozenset("Z+-")
-_YEARS = [pa.scalar(end, pa.timestamp("us")).value for end in (datetime.min, datetime.max)]  # noqa: DTZ901
-"""From the first microsecond that Python has to the last; Arrow has more."""
+_FIRST = pa.scalar("0001-01-02").cast(pa.timestamp("us")).value  # its zone may be of the year 0
+_LAST = pa.scalar("9999-12-31 23:59:59.999999").cast(pa.timestamp("us")).value
+"""What Python has of the microseconds; Arrow has more."""
 
 
 def _slot_values(items: list[Any], column: Column) -> list[Any]:

@@ -68,8 +68,8 @@ def arrow_type(hint: Any, nested: Nested) -> pa.DataType:
 
 
 @lru_cache
-def turn_fields() -> list[pa.Field]:
-    return [pa.field(name, arrow_type(hint, "native")) for name, hint in _turn_hints()]
+def turn_fields() -> tuple[pa.Field, ...]:
+    return tuple(pa.field(name, arrow_type(hint, "native")) for name, hint in _turn_hints())
 
 
 def _turn_hints() -> list[tuple[str, Any]]:

@@ -34,7 +34,7 @@ SETTINGS = {
 }
 """So that an export of any length stays small: rows come more slowly than one thread writes them,
 and each thread holds memory. Rows have no order but that of their columns. With a log of 32 MB
-updates take a quarter less than with the usual 16; with a longer one no less."""
+updates take a quarter less time than with the usual 16; a longer one saves no more."""
 
 
 def make(target: str, kind: Kind, columns: tuple[str, ...] | None) -> AdbcSink:
