@@ -267,6 +267,56 @@ def test_a_row_may_change_many_times_in_one_export(place: Destination) -> None:
     assert sink_for(place.target, "tasks").verify()[1] == []
 
 
+@pytest.mark.parametrize("twins", [(r"A\ud800", r"A\ufffd"), (r"A\ufffd", r"A\udfff")])
+def test_ids_of_one_walk_that_become_one_when_mended_are_one_row(
+    place: Destination, twins: tuple[str, str]
+) -> None:
+    sink = opened(place.target)
+    for at, twin in enumerate(twins):
+        sent = b'{"task_id":"%s","status":"s%d"}' % (twin.encode(), at)
+        told = sink.write(Batch("tasks", [sent], distinct=True), state(at))
+        assert told == (Written(0, 1) if at else Written(1))
+    sink.close(Receipt(tool="test", job=JOB))
+    assert [row["status"] for row in place.held().rows.values()] == ["s1"]
+    assert sink_for(place.target, "tasks").verify()[1] == []
+
+
+def test_rows_of_one_walk_are_looked_for_among_all_that_it_did_not_bring(
+    place: Destination, make: Makes
+) -> None:
+    """Batches that have no row in common are not compared with each other, but with what was
+    there when the export began, with what another batch brings, and both of these with them."""
+    renewed = {at: changed(LINES[at], status="renewed") for at in (4, 13, 30)}
+    one = make()
+    export(one, [renewed.get(at, sent) for at, sent in enumerate(LINES)])
+
+    def told(*batches: tuple[bool, list[bytes]]) -> list[Written]:
+        return [
+            sink.write(Batch("tasks", lines, distinct=distinct), state(at))
+            for at, (distinct, lines) in enumerate(batches)
+        ]
+
+    sink = opened(place.target)
+    again = [LINES[3], renewed[4], LINES[24]]
+    assert told((True, LINES[:12]), (True, LINES[12:24]), (False, again)) == [
+        Written(12),
+        Written(12),
+        Written(1, 1, 1),
+    ]
+    assert told((True, [LINES[24], *LINES[25:27]])) == [Written(2, 0, 1)]
+    sink.close(None)
+    sink = opened(place.target)  # a walk that goes on may bring what an earlier part of it brought
+    again = [LINES[0], renewed[13], *LINES[27:30], LINES[30]]
+    assert told((True, again), (True, LINES[31:]), (False, [renewed[30]])) == [
+        Written(4, 1, 1),
+        Written(5),
+        Written(0, 1),
+    ]
+    sink.write(Batch("tasks", []), state(9, done=True))
+    sink.close(Receipt(tool="test", job=JOB))
+    is_sound(place, one.held())
+
+
 # -- a write that fails
 
 

@@ -573,6 +573,11 @@ class Walk(Block[Window, None], Generic[T]):
             await self._read_on()
         return self._ready.popleft()
 
+    def take_ready(self, most: int) -> list[T]:
+        """At most so many of the rows at hand, for which nothing need be asked."""
+        ready = self._ready
+        return [ready.popleft() for _ in range(min(most, len(ready)))]
+
     async def _read_on(self) -> None:
         self._check_inside()
         if self._error is not None:

@@ -153,7 +153,12 @@ class _Hashes:
         self._room = 0  # how many more the last array takes
 
     def __contains__(self, row_id: str) -> bool:
-        return any(_find(table, [hash(row_id)]) for table in self._tables)
+        return bool(self.find([row_id]))
+
+    def find(self, row_ids: list[str]) -> set[int]:
+        """The positions of those that are there."""
+        keys = list(map(hash, row_ids))
+        return set[int]().union(*(_find(table, keys) for table in self._tables))
 
     def add(self, row_ids: list[str], expected: int = 0) -> set[int]:
         """Gives the positions of those that were there already. `expected` is how many there

@@ -314,7 +314,7 @@ class Export:
         self._source = source
         self._readers.append(reader)
         async with anyio.create_task_group() as group:
-            group.start_soon(self._prepare_all, rows[1], batches[0], group.cancel_scope)
+            group.start_soon(self._prepare_all, source, rows[1], batches[0], group.cancel_scope)
             group.start_soon(self._write_all, batches[1], state_at, group.cancel_scope)
             async with rows[0]:
                 await self._read_all(source, reader, select)
@@ -337,6 +337,7 @@ class Export:
 
     async def _prepare_all(
         self,
+        source: Source,
         rows: MemoryObjectReceiveStream[tuple[list[bytes], Place]],
         batches: MemoryObjectSendStream[tuple[Batch, Place]],
         reading: CancelScope,
@@ -346,7 +347,8 @@ class Export:
         with CancelScope(shield=True), suppress(anyio.BrokenResourceError):
             async with rows, batches:
                 async for lines, place in rows:
-                    batch = Batch(self.job.kind, lines, self.job.columns)
+                    kind, columns = self.job.kind, self.job.columns
+                    batch = Batch(kind, lines, columns, distinct=source.is_distinct)
                     del lines
                     try:
                         await self._thread(self.sink.prepare, batch, limiter=self._preparer)

@@ -79,8 +79,20 @@ class Selection:
         """Whether no more can come: known rows were met, or enough that are too old."""
 
     @property
-    def is_all(self) -> bool:
+    def _is_all(self) -> bool:
         return not (self._status or self._since or self._until or self._among is not None)
+
+    def of(self, lines: list[bytes]) -> list[bytes]:
+        """Those of these rows that are taken, up to where no more can come."""
+        if self._is_all:
+            return lines
+        taken = []
+        for line in lines:
+            if self.takes(line):
+                taken.append(line)
+            if self.through:
+                break
+        return taken
 
     def takes(self, line: bytes) -> bool:
         row = _read(self._kind, line)

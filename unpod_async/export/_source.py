@@ -27,6 +27,7 @@ __all__ = ["Place", "Reader", "Runs", "Select", "Source", "Walks", "plain", "tot
 ROWS = 10_000  # in one write: with fewer a row costs a database much more
 BYTES = 64 << 20
 SECONDS = 30.0  # after which what there is is written
+AT_ONCE = 64  # rows: asking for each whether it is time costs more than gathering it
 
 Place = dict[str, Any]
 Select = Callable[[str], Selection]
@@ -58,23 +59,29 @@ class Reader:
         return self._left == 0
 
     @property
+    def room(self) -> int:
+        """How many rows it takes at once."""
+        most = min(AT_ONCE, self._most - len(self._lines))
+        return most if self._left is None else min(most, self._left)
+
+    @property
     def is_due(self) -> bool:
         """Whether what was gathered should be handed on."""
         if len(self._lines) >= self._most or self._size >= BYTES or self._left == 0:
             return True
-        return len(self._lines) % 64 == 1 and self._clock() - self._began > SECONDS
+        return bool(self._lines) and self._clock() - self._began > SECONDS
 
     @property
     def is_heavy(self) -> bool:
         """Whether it must be, even where there is no good place for it."""
         return len(self._lines) >= 2 * self._most or self._size >= BYTES or self._left == 0
 
-    def add(self, line: bytes) -> None:
-        self._lines.append(line)
-        self._size += len(line)
-        self.taken += 1
+    def add(self, lines: list[bytes]) -> None:
+        self._lines += lines
+        self._size += sum(map(len, lines))
+        self.taken += len(lines)
         if self._left is not None:
-            self._left -= 1
+            self._left -= len(lines)
 
     async def hand_on(self, place: Place) -> None:
         """Hand on what was gathered, if anything was. If that is cancelled it stays here."""
@@ -88,6 +95,9 @@ class Source(Protocol):
 
     failures: list[tuple[Run, UnpodError]]
     """Runs that could not be read."""
+
+    is_distinct: bool
+    """Whether it is sure that no id comes twice, in this go."""
 
     @property
     def error(self) -> str | None:
@@ -186,6 +196,7 @@ class Walks(_Standing[_InWalks]):
     ) -> None:
         self._listings = [listing.raw() for listing in listings]
         self._lanes = lanes
+        self.is_distinct = len(listings) == 1  # a walk gives each row once
         super().__init__(_read_place(place, _InWalks))
         self._walk: Walk[bytes] | None = None
 
@@ -214,14 +225,12 @@ class Walks(_Standing[_InWalks]):
                 return
             self._leave(listing.path, self._walk, left_early=selection.through)
 
-    async def _pour(self, walk: AsyncIterator[bytes], reader: Reader, selection: Selection) -> None:
-        takes = None if selection.is_all else selection.takes
+    async def _pour(self, walk: Walk[bytes], reader: Reader, selection: Selection) -> None:
         async for line in walk:
-            if takes is None or takes(line):
-                reader.add(line)
-                if reader.is_due:
-                    self._stand.taken = self._before + reader.taken
-                    await reader.hand_on(self.place())
+            reader.add(selection.of([line, *walk.take_ready(reader.room - 1)]))
+            if reader.is_due:
+                self._stand.taken = self._before + reader.taken
+                await reader.hand_on(self.place())
             if selection.through or reader.is_full:
                 return
 
@@ -249,6 +258,8 @@ class Runs(_Standing[_InRuns]):
     A run that cannot be read is told in `failures`; when the job is taken up again, those
     are read last.
     """
+
+    is_distinct = False  # a server may send a task under two runs
 
     def __init__(
         self,
@@ -358,7 +369,7 @@ class Runs(_Standing[_InRuns]):
     async def _pour(self, lines: list[bytes], reader: Reader, selection: Selection) -> None:
         for line in lines:
             if selection.takes(line):
-                reader.add(line)
+                reader.add([line])
                 if reader.is_heavy:  # behind the run before, so this one is read again if need be
                     await reader.hand_on(self.place())
             if reader.is_full:

@@ -54,6 +54,8 @@ class AdbcSink:
         self._cursor: Any = None
         self._state: State | None = None
         self._has_row = self._clear = self._made = self._wrote = False
+        self._has_any = True
+        """Whether it may hold a row that a distinct batch brings again."""
         self._plain: dict[str, bool] = {}
 
     # -- open and close
@@ -157,7 +159,7 @@ class AdbcSink:
         held = {name: self._database.held(table) for name, table in tables.items()}
         with self._transaction():
             self._prepare()
-            written = self._take_over(held) if held else Written()
+            written = self._take_over(held, batch.is_distinct) if held else Written()
             self._keep("state", state.as_json().decode())
         self._state = state
         self.notes = self._database.notes()
@@ -178,6 +180,7 @@ class AdbcSink:
                 self._database.before_commit()
                 link.commit()
             except BaseException:
+                self._has_any = True
                 self._roll_back(link)
                 raise
             self._clear, self._made = False, True
@@ -216,6 +219,7 @@ class AdbcSink:
                 self._run(self._definition(table, schema))
             as_made = not have or [name for name, _ in have] == schema.names
             self._plain[table] = self._database.names_columns or as_made
+        self._has_any = bool(self._fetch(f"SELECT 1 FROM {self._kind} LIMIT 1"))
 
     def _definition(self, table: str, schema: pa.Schema) -> str:
         columns = [
@@ -233,9 +237,10 @@ class AdbcSink:
         if (name,) not in self._fetch(indexes):
             self._run(f"CREATE INDEX {name} ON {TURNS} (task_id)")
 
-    def _take_over(self, tables: dict[str, pa.RecordBatch]) -> Written:
+    def _take_over(self, tables: dict[str, pa.RecordBatch], is_distinct: bool) -> Written:
         rows = tables[self._kind]
-        same = self._hits(rows)
+        self._has_any |= not is_distinct
+        same = self._hits(rows) if self._has_any else {}
         if not same:
             for name, table in tables.items():
                 self._append(name, table)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 
 from unpod_async._seen import _Hashes
 
@@ -11,25 +11,25 @@ __all__ = ["Index"]
 
 
 class Index:
-    """The ids of the rows in each part, by their hashes. It says where a row may be, never where
+    """The ids of the rows in some parts, by their hashes. It says where a row may be, never where
     it is not: of what it finds the part itself has to be asked."""
 
     def __init__(self) -> None:
         self._all = _Hashes()
         self._parts: dict[str, array[int]] = {}
 
-    def put(self, part: str, ids: Iterable[str]) -> None:
-        """These rows, which `hits` has seen, are in a part."""
-        self._parts.setdefault(part, array("q")).extend(map(hash, ids))
+    def __contains__(self, part: str) -> bool:
+        return part in self._parts
 
-    def load(self, part: str, ids: list[str]) -> None:
-        """These rows were in a part before."""
-        self.hits(ids)
-        self.put(part, ids)
+    def put(self, part: str, ids: list[str]) -> None:
+        """These rows are in a part."""
+        self._parts.setdefault(part, array("q")).extend(map(hash, ids))
+        if ids:
+            self._all.add(ids)
 
     def hits(self, ids: list[str]) -> dict[str, int]:
-        """Those that may be there, with their positions; from now on all of them may."""
-        return {ids[at]: at for at in sorted(self._all.add(ids))} if ids else {}
+        """Those that may be there, with their positions."""
+        return {ids[at]: at for at in sorted(self._all.find(ids))}
 
     def places(self, ids: Collection[str]) -> Iterator[tuple[str, set[str]]]:
         """The parts, from the last to the first, with those of the ids that may be in them.

@@ -10,6 +10,7 @@ beside it; at the end they become one file, which takes the target's name.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import suppress
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -54,7 +55,8 @@ class FileSink:
         self._tables = self._layout.tables(kind)
         self.target = self._shelf.target
         self._commit: Commit | None = None
-        self._index: Index | None = None
+        self._index = Index()
+        self._distinct: set[str] = set()  # parts of batches that have no row in common
         self._number = 0
         self._is_open = self._is_cleared = self._is_broken = False
 
@@ -84,7 +86,7 @@ class FileSink:
         return self._shelf.in_the_way()
 
     def clear(self) -> None:
-        self._is_cleared, self._index = True, None
+        self._is_cleared, self._index = True, Index()
 
     def verify(self) -> tuple[Receipt, list[str]]:
         return self._shelf.verify()
@@ -137,8 +139,8 @@ class FileSink:
 
     def _merge(self, batch: Batch, before: Commit, made: list[FileEntry]) -> _Merged:
         """With the rows of a batch; the parts that are new are `made`."""
-        index = self._indexed(before)
         rows, ids = self._form.prepare(batch), batch.ids
+        index = self._indexed(before, but=self._distinct if batch.is_distinct else ())
         stale, old = self._known(index, rows, ids)
         keep = [at for at, row_id in enumerate(ids) if row_id not in stale]
         base, parts = before.base, before.parts
@@ -149,20 +151,23 @@ class FileSink:
             base, parts = _swapped(base, parts, mine, new)
         if keep:
             new = self._part(rows, None if len(keep) == len(ids) else keep, made)
-            index.put(new[0].name, [ids[at] for at in keep])
+            if batch.is_distinct:
+                self._distinct.add(new[0].name)
+            else:
+                index.put(new[0].name, [ids[at] for at in keep])
             parts = (*parts, *new)
         updated = sum(map(len, old.values()))
         return _Merged(base, parts, Written(len(keep) - updated, updated, len(stale)))
 
-    def _indexed(self, before: Commit) -> Index:
-        """Made at the first write: what only settles nothing needs no index."""
-        if self._index is None:
-            self._index = Index()
-            for entry in before.entries():
-                if entry.table == self._kind:
-                    with self._shelf.read(entry.name) as source:
-                        for ids in self._form.ids(source):
-                            self._index.load(entry.name, ids)
+    def _indexed(self, before: Commit, *, but: Collection[str]) -> Index:
+        """Of all parts `but` some, which are read when they are needed: at the first write those
+        that were there before. What only settles nothing needs no index."""
+        for entry in before.entries():
+            name = entry.name
+            if entry.table == self._kind and name not in self._index and name not in but:
+                with self._shelf.read(name) as source:
+                    for ids in self._form.ids(source):
+                        self._index.put(name, ids)
         return self._index
 
     def _known(

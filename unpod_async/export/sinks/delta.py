@@ -82,6 +82,8 @@ class DeltaSink:
         self._state: State | None = None
         self._number = 0
         self._clear = self._wrote = self._is_ours = False
+        self._has_any = False
+        """Whether it may hold a row that a distinct batch brings again."""
 
     # -- open and close
 
@@ -95,6 +97,8 @@ class DeltaSink:
                 if not self._clear:
                     self._read()
                     self._mend()
+                    table = self._tables.get(self._kind)
+                    self._has_any = table is not None and bool(table.file_uris())
         except BaseException:
             self._leave()
             raise
@@ -164,6 +168,7 @@ class DeltaSink:
 
     def clear(self) -> None:
         self._clear = True
+        self._has_any = False
         self._state = None
 
     def close(self, receipt: Receipt | None) -> None:
@@ -202,7 +207,7 @@ class DeltaSink:
         with self._told():
             self._prepare()
             self._check_alone()
-            written = self._take_over(tables, state)
+            written = self._take_over(tables, state, batch.is_distinct)
         self._state, self._is_ours, self._wrote = state, True, True
         self._number += 1
         return written
@@ -235,9 +240,10 @@ class DeltaSink:
         if last is not None and last > self._number:
             raise ConfigurationError(f"another export is writing to {self.target}")
 
-    def _take_over(self, tables: dict[str, pa.Table], state: State) -> Written:
+    def _take_over(self, tables: dict[str, pa.Table], state: State, is_distinct: bool) -> Written:
         rows = tables[self._kind]
-        same = {} if self._clear else self._hits(rows)
+        self._has_any |= not is_distinct
+        same = self._hits(rows) if self._has_any and not self._clear else {}
         new = [at for at in range(len(rows)) if at not in same]
         changed = [at for at, is_same in same.items() if not is_same]
         taken = rows if not same else taken_at(rows, sorted([*new, *changed]))
@@ -269,6 +275,7 @@ class DeltaSink:
         try:
             yield
         except BaseException:
+            self._has_any = True
             if ours > before:
                 with suppress(DeltaError, OSError):
                     self._put_back(before)
