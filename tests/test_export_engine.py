@@ -437,6 +437,20 @@ async def test_a_target_that_fails_ends_the_reading_and_keeps_its_state(tmp_path
     assert rows_of(path).keys() == set(sim.world.task_ids())
 
 
+@pytest.mark.anyio
+@every_target
+@pytest.mark.parametrize("rows", [40, 1000])
+async def test_lists_that_share_rows_give_each_once(tmp_path: Path, name: str, rows: int) -> None:
+    async with Simulator(seed=2, runs=3, tasks=120) as sim, client_of(sim) as client:
+        space = client.space(sim.space_token)
+        lists = [space.run(run).tasks(page_size=50) for run in sim.world.run_ids()]
+        wanted = Wanted(kind="tasks", listings=[lists[0], space.tasks(page_size=50), *lists])
+        sink = await to_thread.run_sync(sink_for, target(tmp_path, name), "tasks")
+        receipt = await Export(sink, wanted.job(), wanted.sources(), Options(rows=rows)).run()
+        assert (receipt.verified, receipt.inserted, receipt.updated) == (True, 120, 0)
+    assert rows_of(tmp_path / name).keys() == set(sim.world.task_ids())
+
+
 async def sink_of(path: Path) -> Any:
     return await to_thread.run_sync(sink_for, str(path), "tasks")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import gc
 import gzip
 import io
 import json
@@ -13,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -1221,3 +1223,26 @@ except Exception as error:
     )
     assert "unpod-async[arrow]" in made.stdout
     assert content(tmp_path / "x.jsonl")["tasks"] == [{"task_id": "A", "status": "z"}]
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("name", ["x.parquet/", "x.jsonl/"])
+def test_the_rows_of_one_walk_leave_nothing_in_memory(tmp_path: Path, name: str) -> None:
+    """However long the list: an export of millions of rows takes no more than one of thousands."""
+
+    def write(first: int, last: int) -> int:
+        for at in range(first, last):
+            lines = [row(f"T{at}-{n}") for n in range(2000)]
+            sink.write(Batch("tasks", lines, ("status",), distinct=True), state(at))
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    sink: Any = sink_for(f"{tmp_path}/{name}", "tasks", None if "jsonl" in name else ("status",))
+    sink.open()
+    tracemalloc.start()
+    try:
+        before = write(0, 2)
+        assert write(2, 12) - before < 2 * 20_000  # bytes
+    finally:
+        tracemalloc.stop()
+        sink.close(None)
