@@ -19,8 +19,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Which of our modules each may import. A folder is one row, `_call` is part of `models`.
 OURS = {
-    "__init__": "_client _pages _paging _report _retry _run_tasks _secrets _stats _version errors "
-    "models",
+    "__init__": "_client _pages _paging _reading _report _retry _run_tasks _secrets _stats "
+    "_version errors models",
     "errors": "",
     "_secrets": "",
     "models": "",
@@ -39,14 +39,15 @@ OURS = {
     "_patience": "",
     "_transport": "_gate _patience _protocol _retry _secrets _stats _version errors",
     "_fanout": "_stats errors",
-    "_paging": "_checkpoint _fanout _pages _protocol _report _retry _secrets _stats _walk _windows "
-    "errors models",
-    "_run_tasks": "_fanout _paging _protocol _report _stats _windows errors models",
-    "_client": "_pages _paging _protocol _report _retry _run_tasks _secrets _stats _transport "
-    "_windows errors models",
+    "_pager": "_checkpoint _pages _protocol _report _secrets _stats _walk _windows errors",
+    "_reading": "_fanout _pager _report _retry _walk _windows errors",
+    "_paging": "_checkpoint _pager _pages _protocol _reading _windows errors",
+    "_run_tasks": "_fanout _pager _protocol _reading _report _stats _windows errors models",
+    "_client": "_pager _pages _paging _protocol _reading _report _retry _run_tasks _secrets _stats "
+    "_transport _windows errors models",
     "_missing": "errors",
-    "export": "_client _missing _pages _paging _report _run_tasks _secrets _seen _version errors "
-    "models",
+    "export": "_client _missing _pages _paging _reading _report _run_tasks _secrets _seen _version "
+    "errors models",
     "simulator": "",
     "cli": "__init__ _client _missing _pages _report _retry _secrets _version errors export models "
     "simulator",

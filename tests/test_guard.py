@@ -18,8 +18,9 @@ from typing import Any
 
 import pytest
 
+from unpod_async._pager import ListOptions, Source
 from unpod_async._pages import TASKS
-from unpod_async._paging import Listing, ListOptions, Source
+from unpod_async._paging import Listing
 from unpod_async._protocol import Request
 from unpod_async._run_tasks import RunTasks
 from unpod_async._stats import NOBODY, Stats

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ._client import Check, RunHandle, SpaceHandle, UnpodClient
     from ._pages import InvalidRow, Page
-    from ._paging import Listing, Walk
+    from ._paging import Listing
+    from ._reading import Walk
     from ._report import Report
     from ._retry import Limits, RetryPolicy
     from ._run_tasks import RunTasks
@@ -48,7 +49,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "_client": "Check RunHandle SpaceHandle UnpodClient",
     "_pages": "InvalidRow Page",
-    "_paging": "Listing Walk",
+    "_paging": "Listing",
+    "_reading": "Walk",
     "_report": "Report",
     "_retry": "Limits RetryPolicy",
     "_run_tasks": "RunTasks",

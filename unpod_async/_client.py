@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
 from msgspec import Struct
 
+from ._pager import ListOptions, OnInvalid, Source
 from ._pages import ORGANIZATIONS, RUNS, SPACES, TASKS, EnvelopeError
-from ._paging import Listing, ListOptions, OnInvalid, Rows, Source
+from ._paging import Listing
 from ._protocol import (
     DEFAULT_BASE_URL,
     Request,
@@ -23,6 +24,7 @@ from ._protocol import (
     excerpt,
     task_query,
 )
+from ._reading import Rows
 from ._report import Report
 from ._retry import Limits, RetryPolicy, check_seconds, is_upstream
 from ._run_tasks import OnError, RunTasks

@@ -8,8 +8,9 @@ from typing import Generic, Literal, Self, TypeVar
 from msgspec.structs import replace
 
 from ._fanout import Block, FanOut
-from ._paging import Begun, Listing, Rows, all_of, now
+from ._pager import Pager
 from ._protocol import check_whole
+from ._reading import Begun, Rows, all_of, now
 from ._report import Expected, Report
 from ._stats import Operation
 from ._windows import Answer, Window
@@ -35,7 +36,7 @@ class RunTasks(Block[Run, "tuple[list[T], Report]"], Generic[T]):
     def __init__(
         self,
         runs: Rows[Run] | AsyncIterator[Run],
-        tasks_of: Callable[[Run], Listing[T]],
+        tasks_of: Callable[[Run], Pager[T]],
         *,
         begin: Callable[[Report], Operation],
         concurrency: int,
@@ -111,7 +112,7 @@ class RunTasks(Block[Run, "tuple[list[T], Report]"], Generic[T]):
             self.report.verified = self._flaw is None
 
 
-async def _with_report(listing: Listing[T]) -> tuple[list[T], Report]:
+async def _with_report(listing: Pager[T]) -> tuple[list[T], Report]:
     """All rows and their receipt, without the times. A walk is planned only where one answer
     is not the whole list."""
     window, home = Window(1, listing.page_size), listing.home()

@@ -11,7 +11,8 @@ import msgspec
 from msgspec import Meta, Struct, field
 from msgspec.structs import replace
 
-from unpod_async._paging import Listing, Walk
+from unpod_async._paging import Listing
+from unpod_async._reading import Walk
 from unpod_async._report import Expected, Report
 from unpod_async._run_tasks import RunTasks
 from unpod_async.errors import ConfigurationError, IncompleteWalk, UnpodError
