@@ -20,7 +20,7 @@ from anyio import to_thread
 from test_cli import Cli, cli, settings, simulator  # noqa: F401  (three are fixtures)
 
 from unpod_async import ConfigurationError, ExportError, RetryPolicy, ServerError, UnpodClient
-from unpod_async.export import export_to
+from unpod_async.export import _source, export_to
 from unpod_async.export._engine import Export, Options
 from unpod_async.export._jobs import Wanted, wanted_of
 from unpod_async.export._select import Selection
@@ -435,6 +435,45 @@ async def test_a_target_that_fails_ends_the_reading_and_keeps_its_state(tmp_path
         receipt = await export_to(client.space(sim.space_token).tasks(page_size=50), path)
         assert (receipt.mode, receipt.inserted, receipt.verified) == ("resumed", 400, True)
     assert rows_of(path).keys() == set(sim.world.task_ids())
+
+
+@pytest.mark.anyio
+async def test_a_refresh_knows_no_row_that_it_has_not_looked_at(tmp_path: Path) -> None:
+    async with Simulator(seed=2, runs=3, tasks=300) as sim, client_of(sim) as client:
+
+        async def export() -> tuple[str, int]:
+            tasks = client.space(sim.space_token).tasks(page_size=20)
+            receipt = await export_to(tasks, tmp_path / "x.jsonl", settle=-1e9)
+            return receipt.mode, receipt.inserted
+
+        assert await export() == ("full", 300)
+        (late,) = sim.world.insert(1, depth=10)
+        assert await export() == ("refreshed", 0)  # it ends at the first known row
+        above = sim.world.task_ids()[: sim.world.task_ids().index(late)]
+        assert above
+        sim.world.delete(*above)
+        assert await export() == ("refreshed", 1)
+    assert late in rows_of(tmp_path / "x.jsonl")
+
+
+@pytest.mark.anyio
+async def test_a_batch_is_no_heavier_than_its_last_row_makes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_source, "BYTES", 20_000)
+    async with Simulator(seed=2, runs=3, tasks=300) as sim, client_of(sim) as client:
+        wanted = wanted_of(client.space(sim.space_token).tasks(page_size=100))
+        sink = await sink_of(tmp_path / "x.jsonl")
+        write, written = sink.write, []
+
+        def weighed(batch: Any, state: Any) -> Any:
+            written.append([len(line) for line in batch.lines])
+            return write(batch, state)
+
+        sink.write = weighed
+        await Export(sink, wanted.job(), wanted.sources(), Options()).run()
+    assert sum(map(len, written)) == 300
+    assert all(sum(sizes[:-1]) < 20_000 for sizes in written)
 
 
 @pytest.mark.anyio

@@ -617,6 +617,30 @@ def test_columns_of_the_user_do_no_harm(database: Place) -> None:
     assert database.sink().verify()[1] == []
 
 
+@pytest.mark.parametrize("name", ["x", "memory", "temp", "we ird'q\"x", "a.b"])
+def test_a_duckdb_has_the_name_that_others_know_it_by(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a user stores there may name it."""
+    pytest.importorskip("duckdb")
+    place = Place("duckdb", f"{tmp_path}/{name}.duckdb")
+    monkeypatch.chdir(tmp_path)
+    place.export(tasks(line()))
+    assert [path.name for path in tmp_path.iterdir()] == [f"{name}.duckdb"]
+    ((called,),) = place.sql("SELECT current_database()")
+    called = '"' + called.replace('"', '""') + '"'
+    place.sql(
+        "CREATE SEQUENCE counter START 5",
+        "ALTER TABLE tasks ADD COLUMN mine BIGINT",
+        "ALTER TABLE tasks ALTER mine SET DEFAULT nextval('{}.main.counter')".format(
+            called.replace("'", "''")
+        ),
+    )
+    place.export(tasks(line(task_id="T2"), line(task_id="T3")))
+    assert place.sql("SELECT mine FROM tasks ORDER BY task_id") == [(None,), (5,), (6,)]
+    assert place.sink().verify()[1] == []
+
+
 def test_a_table_that_is_dropped_meanwhile(postgres: Place) -> None:
     sink = postgres.opened()
     sink.write(tasks(*LINES[:2]), state(1))

@@ -1225,6 +1225,22 @@ except Exception as error:
     assert content(tmp_path / "x.jsonl")["tasks"] == [{"task_id": "A", "status": "z"}]
 
 
+@pytest.mark.parametrize("name", ["x.parquet", "x.jsonl"])
+def test_what_was_there_is_read_once(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if it has no rows."""
+    export(tmp_path / name)
+    sink = opened(tmp_path / name)
+    reads: list[str] = []
+    read = sink._shelf.read
+    monkeypatch.setattr(sink._shelf, "read", lambda name: reads.append(name) or read(name))
+    for at in range(3):
+        sink.write(Batch("tasks", ROWS[3 * at : 3 * at + 3]), state(at))
+    assert reads == [name]
+    sink.close(None)
+
+
 @pytest.mark.once
 @pytest.mark.parametrize("name", ["x.parquet/", "x.jsonl/"])
 def test_the_rows_of_one_walk_leave_nothing_in_memory(tmp_path: Path, name: str) -> None:

@@ -6,7 +6,7 @@ Everything here carries out what `_walk` decides.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
@@ -253,10 +253,10 @@ class Walk(Block[Window, None], Generic[T]):
             await self._read_on()
         return self._ready.popleft()
 
-    def take_ready(self, most: int) -> list[T]:
-        """At most so many of the rows at hand, for which nothing need be asked."""
-        ready = self._ready
-        return [ready.popleft() for _ in range(min(most, len(ready)))]
+    def at_hand(self) -> Iterator[T]:
+        """The rows for which nothing need be asked, each given out when it is its turn."""
+        while self._ready:
+            yield self._ready.popleft()
 
     async def _read_on(self) -> None:
         self._check_inside()

@@ -153,7 +153,7 @@ class _Hashes:
         self._room = 0  # how many more the last array takes
 
     def __contains__(self, row_id: str) -> bool:
-        return bool(self.find([row_id]))
+        return any(_find(table, [hash(row_id)]) for table in self._tables)
 
     def find(self, row_ids: list[str]) -> set[int]:
         """The positions of those that are there."""

@@ -45,7 +45,8 @@ class Batch:
     Made from rows as the server sent them (`Batch(kind, lines)`) or from decoded ones
     (`Batch.of(kind, items)`). An id that is there twice counts once: the later `modified` stays,
     and of equals the one that came later. `columns` narrows the tables, not the rows. `distinct`
-    says that no other batch with this mark has a row of it: they are of one walk.
+    says that no other batch with this mark has a row of it: they are what one walk gives to a sink
+    between its `open` and its `close`.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class Batch:
     ) -> None:
         self.kind = kind
         self._columns = columns
-        self._is_distinct = distinct
+        self.is_distinct = distinct
         self._lines: Sequence[bytes] = lines
         self._decoded: list[Any] | None = None
         self._count = len(lines)
@@ -78,11 +79,6 @@ class Batch:
     def __len__(self) -> int:
         """With the repeated ones."""
         return self._count
-
-    @property
-    def is_distinct(self) -> bool:
-        """Known once decoded: two ids that were mended may be one."""
-        return self._is_distinct and not self.mended
 
     def _decode(self, first: int = 0, last: int | None = None) -> list[Any]:
         if self._is_bare:  # no rows would look like an export of none

@@ -314,7 +314,8 @@ class Export:
         self._source = source
         self._readers.append(reader)
         async with anyio.create_task_group() as group:
-            group.start_soon(self._prepare_all, source, rows[1], batches[0], group.cancel_scope)
+            distinct = source.is_distinct
+            group.start_soon(self._prepare_all, distinct, rows[1], batches[0], group.cancel_scope)
             group.start_soon(self._write_all, batches[1], state_at, group.cancel_scope)
             async with rows[0]:
                 await self._read_all(source, reader, select)
@@ -337,7 +338,7 @@ class Export:
 
     async def _prepare_all(
         self,
-        source: Source,
+        distinct: bool,
         rows: MemoryObjectReceiveStream[tuple[list[bytes], Place]],
         batches: MemoryObjectSendStream[tuple[Batch, Place]],
         reading: CancelScope,
@@ -348,7 +349,7 @@ class Export:
             async with rows, batches:
                 async for lines, place in rows:
                     kind, columns = self.job.kind, self.job.columns
-                    batch = Batch(kind, lines, columns, distinct=source.is_distinct)
+                    batch = Batch(kind, lines, columns, distinct=distinct)
                     del lines
                     try:
                         await self._thread(self.sink.prepare, batch, limiter=self._preparer)

@@ -43,7 +43,7 @@ def _read(kind: str, line: bytes) -> Any:
     except BROKEN:  # half a surrogate pair somewhere: slower, but it reads that too
         try:
             row = json.loads(line)
-        except ValueError:  # an integer of more digits than Python reads: nothing is known of it
+        except BROKEN:  # an integer of more digits than Python reads: nothing is known of it
             row = {}
     made = _Task if kind == "tasks" else _Run
     return made(**{name: row.get(name) for name in made.__struct_fields__})
@@ -79,20 +79,8 @@ class Selection:
         """Whether no more can come: known rows were met, or enough that are too old."""
 
     @property
-    def _is_all(self) -> bool:
+    def is_all(self) -> bool:
         return not (self._status or self._since or self._until or self._among is not None)
-
-    def of(self, lines: list[bytes]) -> list[bytes]:
-        """Those of these rows that are taken, up to where no more can come."""
-        if self._is_all:
-            return lines
-        taken = []
-        for line in lines:
-            if self.takes(line):
-                taken.append(line)
-            if self.through:
-                break
-        return taken
 
     def takes(self, line: bytes) -> bool:
         row = _read(self._kind, line)

@@ -35,7 +35,8 @@ class Sink(Protocol):
 
     A sink keeps each row once, by its id (`task_id`, `run_id`): a row that is there already is
     replaced if the incoming one differs and its `modified` is not older, its turns with it, and
-    left as it is otherwise. Methods raise `ConfigurationError` for what the user must change,
+    left as it is otherwise. Rows of one batch that is `distinct` need not be looked for in another
+    one. Methods raise `ConfigurationError` for what the user must change,
     and `ExportError` or `OSError` for what failed; after that the target holds what the last
     `write` that returned left there, and nothing of the one that failed.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Protocol, TypeVar
 from zlib import crc32
 
@@ -28,7 +29,6 @@ __all__ = ["Place", "Reader", "Runs", "Select", "Source", "Walks", "plain", "tot
 ROWS = 10_000  # in one write: with fewer a row costs a database much more
 BYTES = 64 << 20
 SECONDS = 30.0  # after which what there is is written
-AT_ONCE = 64  # rows: asking for each whether it is time costs more than gathering it
 
 Place = dict[str, Any]
 Select = Callable[[str], Selection]
@@ -60,29 +60,23 @@ class Reader:
         return self._left == 0
 
     @property
-    def room(self) -> int:
-        """How many rows it takes at once."""
-        most = min(AT_ONCE, self._most - len(self._lines))
-        return most if self._left is None else min(most, self._left)
-
-    @property
     def is_due(self) -> bool:
         """Whether what was gathered should be handed on."""
         if len(self._lines) >= self._most or self._size >= BYTES or self._left == 0:
             return True
-        return bool(self._lines) and self._clock() - self._began > SECONDS
+        return len(self._lines) % 64 == 1 and self._clock() - self._began > SECONDS
 
     @property
     def is_heavy(self) -> bool:
         """Whether it must be, even where there is no good place for it."""
         return len(self._lines) >= 2 * self._most or self._size >= BYTES or self._left == 0
 
-    def add(self, lines: list[bytes]) -> None:
-        self._lines += lines
-        self._size += sum(map(len, lines))
-        self.taken += len(lines)
+    def add(self, line: bytes) -> None:
+        self._lines.append(line)
+        self._size += len(line)
+        self.taken += 1
         if self._left is not None:
-            self._left -= len(lines)
+            self._left -= 1
 
     async def hand_on(self, place: Place) -> None:
         """Hand on what was gathered, if anything was. If that is cancelled it stays here."""
@@ -227,13 +221,16 @@ class Walks(_Standing[_InWalks]):
             self._leave(listing.path, self._walk, left_early=selection.through)
 
     async def _pour(self, walk: Walk[bytes], reader: Reader, selection: Selection) -> None:
-        async for line in walk:
-            reader.add(selection.of([line, *walk.take_ready(reader.room - 1)]))
-            if reader.is_due:
-                self._stand.taken = self._before + reader.taken
-                await reader.hand_on(self.place())
-            if selection.through or reader.is_full:
-                return
+        takes = None if selection.is_all else selection.takes
+        async for first in walk:
+            for line in chain((first,), walk.at_hand()):
+                if takes is None or takes(line):
+                    reader.add(line)
+                    if reader.is_due:
+                        self._stand.taken = self._before + reader.taken
+                        await reader.hand_on(self.place())
+                if selection.through or reader.is_full:
+                    return
 
     def _leave(self, path: str, walk: Walk[bytes], *, left_early: bool) -> None:
         """The list is through. What was read of one that was left early is proved as far as it
@@ -370,7 +367,7 @@ class Runs(_Standing[_InRuns]):
     async def _pour(self, lines: list[bytes], reader: Reader, selection: Selection) -> None:
         for line in lines:
             if selection.takes(line):
-                reader.add([line])
+                reader.add(line)
                 if reader.is_heavy:  # behind the run before, so this one is read again if need be
                     await reader.hand_on(self.place())
             if reader.is_full:

@@ -54,13 +54,14 @@ class AdbcSink:
         self._cursor: Any = None
         self._state: State | None = None
         self._has_row = self._clear = self._made = self._wrote = False
-        self._has_any = True
+        self._must_look = True
         """Whether it may hold a row that a distinct batch brings again."""
         self._plain: dict[str, bool] = {}
 
     # -- open and close
 
     def open(self) -> None:
+        self._made = False
         self._database.take()
         try:
             if self._database.is_readable():
@@ -157,9 +158,12 @@ class AdbcSink:
     def write(self, batch: Batch, state: State) -> Written:
         tables = batch.tables("json") if len(batch) else {}
         held = {name: self._database.held(table) for name, table in tables.items()}
+        # Two ids may become one by what the database cannot hold.
+        as_sent = not held or held[self._kind][self._id].equals(tables[self._kind][self._id])
+        is_distinct = batch.is_distinct and as_sent
         with self._transaction():
             self._prepare()
-            written = self._take_over(held, batch.is_distinct) if held else Written()
+            written = self._take_over(held, is_distinct) if held else Written()
             self._keep("state", state.as_json().decode())
         self._state = state
         self.notes = self._database.notes()
@@ -180,7 +184,7 @@ class AdbcSink:
                 self._database.before_commit()
                 link.commit()
             except BaseException:
-                self._has_any = True
+                self._must_look = True
                 self._roll_back(link)
                 raise
             self._clear, self._made = False, True
@@ -219,7 +223,7 @@ class AdbcSink:
                 self._run(self._definition(table, schema))
             as_made = not have or [name for name, _ in have] == schema.names
             self._plain[table] = self._database.names_columns or as_made
-        self._has_any = bool(self._fetch(f"SELECT 1 FROM {self._kind} LIMIT 1"))
+        self._must_look = bool(self._fetch(f"SELECT 1 FROM {self._kind} LIMIT 1"))
 
     def _definition(self, table: str, schema: pa.Schema) -> str:
         columns = [
@@ -239,8 +243,8 @@ class AdbcSink:
 
     def _take_over(self, tables: dict[str, pa.RecordBatch], is_distinct: bool) -> Written:
         rows = tables[self._kind]
-        self._has_any |= not is_distinct
-        same = self._hits(rows) if self._has_any else {}
+        self._must_look |= not is_distinct
+        same = self._hits(rows) if self._must_look else {}
         if not same:
             for name, table in tables.items():
                 self._append(name, table)

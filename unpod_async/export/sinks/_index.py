@@ -1,4 +1,4 @@
-"""Which rows the parts hold: 20 bytes a row, whatever its id. Pure."""
+"""Which rows some parts hold: 20 bytes a row, whatever its id. Pure."""
 
 from __future__ import annotations
 

@@ -55,12 +55,12 @@ class FileSink:
         self._tables = self._layout.tables(kind)
         self.target = self._shelf.target
         self._commit: Commit | None = None
-        self._index = Index()
-        self._distinct: set[str] = set()  # parts of batches that have no row in common
+        self._forget()
         self._number = 0
         self._is_open = self._is_cleared = self._is_broken = False
 
     def open(self) -> None:
+        self._forget()
         self._store.take()
         try:
             self._shelf.check_kinds()
@@ -86,7 +86,13 @@ class FileSink:
         return self._shelf.in_the_way()
 
     def clear(self) -> None:
-        self._is_cleared, self._index = True, Index()
+        self._is_cleared = True
+        self._forget()
+
+    def _forget(self) -> None:
+        """All parts are others now, or of an earlier go."""
+        self._index = Index()
+        self._distinct: set[str] = set()  # parts of batches that have no row in common
 
     def verify(self) -> tuple[Receipt, list[str]]:
         return self._shelf.verify()
@@ -165,6 +171,7 @@ class FileSink:
         for entry in before.entries():
             name = entry.name
             if entry.table == self._kind and name not in self._index and name not in but:
+                self._index.put(name, [])  # it may have no rows
                 with self._shelf.read(name) as source:
                     for ids in self._form.ids(source):
                         self._index.put(name, ids)

@@ -82,7 +82,7 @@ class DeltaSink:
         self._state: State | None = None
         self._number = 0
         self._clear = self._wrote = self._is_ours = False
-        self._has_any = False
+        self._must_look = True
         """Whether it may hold a row that a distinct batch brings again."""
 
     # -- open and close
@@ -98,7 +98,7 @@ class DeltaSink:
                     self._read()
                     self._mend()
                     table = self._tables.get(self._kind)
-                    self._has_any = table is not None and bool(table.file_uris())
+                    self._must_look = table is not None and bool(table.file_uris())
         except BaseException:
             self._leave()
             raise
@@ -168,7 +168,7 @@ class DeltaSink:
 
     def clear(self) -> None:
         self._clear = True
-        self._has_any = False
+        self._must_look = False
         self._state = None
 
     def close(self, receipt: Receipt | None) -> None:
@@ -207,7 +207,10 @@ class DeltaSink:
         with self._told():
             self._prepare()
             self._check_alone()
-            written = self._take_over(tables, state, batch.is_distinct)
+            must_look = self._must_look or not batch.is_distinct
+            self._must_look = True  # unless all of it succeeds
+            written = self._take_over(tables, state, must_look)
+        self._must_look = must_look
         self._state, self._is_ours, self._wrote = state, True, True
         self._number += 1
         return written
@@ -240,10 +243,9 @@ class DeltaSink:
         if last is not None and last > self._number:
             raise ConfigurationError(f"another export is writing to {self.target}")
 
-    def _take_over(self, tables: dict[str, pa.Table], state: State, is_distinct: bool) -> Written:
+    def _take_over(self, tables: dict[str, pa.Table], state: State, must_look: bool) -> Written:
         rows = tables[self._kind]
-        self._has_any |= not is_distinct
-        same = self._hits(rows) if self._has_any and not self._clear else {}
+        same = self._hits(rows) if must_look and not self._clear else {}
         new = [at for at in range(len(rows)) if at not in same]
         changed = [at for at, is_same in same.items() if not is_same]
         taken = rows if not same else taken_at(rows, sorted([*new, *changed]))
@@ -275,7 +277,6 @@ class DeltaSink:
         try:
             yield
         except BaseException:
-            self._has_any = True
             if ours > before:
                 with suppress(DeltaError, OSError):
                     self._put_back(before)

@@ -38,8 +38,8 @@ updates take a quarter less time than with the usual 16; a longer one saves no m
 GROUP = 20_480
 """Rows of a row group. Of a table with a key the last one is written anew whenever rows are added:
 with the usual 122,880 that takes twice the time of all else, and 60 MB."""
-NAME = "unpod"
-"""What the database is called in the session: only one that is attached takes a size of groups."""
+SESSION = '"unpod.session"'
+"""Where the database is attached: only then it takes a size of groups. No file gives this name."""
 
 
 def make(target: str, kind: Kind, columns: tuple[str, ...] | None) -> AdbcSink:
@@ -74,14 +74,27 @@ class DuckDB(FileDatabase):
         self._file.protect(".wal")
         link = _connect(":memory:", SETTINGS | {"temp_directory": str(self._file.scratch)})
         try:
-            path = self.target.replace("'", "''")
             with link.cursor() as cursor:
-                cursor.execute(f"ATTACH '{path}' AS {NAME} (TYPE duckdb, ROW_GROUP_SIZE {GROUP})")
-                cursor.execute(f"USE {NAME}")
+                self._attach(cursor)
         except BaseException:
             link.close()
             raise
         return link
+
+    def _attach(self, cursor: Any) -> None:
+        """By the name that DuckDB gives it, which may stand in what is stored there."""
+        path = self.target.replace("'", "''")
+        for statement in (
+            f"ATTACH ':memory:' AS {SESSION}",
+            f"USE {SESSION}",
+            "DETACH memory",
+            f"ATTACH '{path}' (TYPE duckdb, ROW_GROUP_SIZE {GROUP})",
+            "SELECT database_name FROM duckdb_databases() "
+            "WHERE NOT internal AND database_name <> current_database()",
+        ):
+            cursor.execute(statement)
+        name = cursor.fetchone()[0].replace('"', '""')
+        cursor.execute(f'USE "{name}".main')
 
     def expect_update(self, cursor: Any, size: int) -> None:
         """What a transaction changes stays in memory until its end, three times."""
