@@ -65,7 +65,7 @@ class Batch:
         self._count = len(lines)
         self._is_bare = False
         self._ids: list[str] | None = None
-        self._tables: dict[str, dict[str, pa.RecordBatch]] = {}
+        self._tables: dict[str, dict[str, pa.Table]] = {}
         self.mended = False
         """Whether the tables have U+FFFD for half a surrogate pair; known once decoded."""
 
@@ -118,14 +118,14 @@ class Batch:
             self._ids = list(map(attrgetter(IDENTITY[self.kind]), self.items))
         return self._ids
 
-    def tables(self, nested: Nested) -> dict[str, pa.RecordBatch]:
-        """The record batches of the tables, by name: for tasks `tasks` and `transcript_turns`
-        (in the order of tasks and turns), else the one of the rows. Needs the extra `arrow`."""
+    def tables(self, nested: Nested) -> dict[str, pa.Table]:
+        """The rows as Arrow tables, by name: for tasks `tasks` and `transcript_turns` (in the
+        order of tasks and turns), else the one of the rows. Needs the extra `arrow`."""
         if nested not in self._tables:
             self._tables[nested] = self._made(nested)
         return self._tables[nested]
 
-    def _made(self, nested: Nested) -> dict[str, pa.RecordBatch]:
+    def _made(self, nested: Nested) -> dict[str, pa.Table]:
         """Some rows after the others, so that they need not all be decoded at once: unless an
         id is there twice, which shows at the end."""
         from ._columns import STEP, joined, tables_of

@@ -164,10 +164,14 @@ async def _portions(rows: Rows) -> AsyncIterator[Sequence[Any]]:
 def _batch(
     kind: str, rows: list[Any], columns: tuple[str, ...] | None, nested: Nested
 ) -> pa.RecordBatch:
+    import pyarrow as pa
+
     lines = bool(rows) and isinstance(rows[0], bytes)
     batch = Batch(kind, rows, columns) if lines else Batch.of(kind, rows, columns)
-    made = batch.tables(nested)[kind]
-    return made.drop_columns([name for name in BOOKKEEPING if name in made.schema.names])
+    table = batch.tables(nested)[kind]
+    names = [name for name in table.schema.names if name not in BOOKKEEPING]
+    arrays = [table.column(name).combine_chunks() for name in names]
+    return pa.RecordBatch.from_arrays(arrays, schema=table.select(names).schema)
 
 
 def _kind_of(rows: Rows) -> str:

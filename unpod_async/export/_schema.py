@@ -29,6 +29,7 @@ __all__ = [
     "TURNS",
     "Column",
     "Nested",
+    "as_text",
     "chosen",
     "columns_of",
     "schema_of",
@@ -147,3 +148,9 @@ def schema_of(table: str, nested: Nested, names: tuple[str, ...] | None = None) 
             for column in chosen(table, names)
         ]
     )
+
+
+def as_text(column: Any) -> Any:
+    """An Arrow column, JSON as the text that it is."""
+    is_json = isinstance(column.type, pa.BaseExtensionType)
+    return column.cast(column.type.storage_type) if is_json else column

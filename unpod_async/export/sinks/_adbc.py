@@ -241,7 +241,7 @@ class AdbcSink:
         if (name,) not in self._fetch(indexes):
             self._run(f"CREATE INDEX {name} ON {TURNS} (task_id)")
 
-    def _take_over(self, tables: dict[str, pa.RecordBatch], is_distinct: bool) -> Written:
+    def _take_over(self, tables: dict[str, pa.Table], is_distinct: bool) -> Written:
         rows = tables[self._kind]
         self._must_look |= not is_distinct
         same = self._hits(rows) if self._must_look else {}
@@ -262,11 +262,11 @@ class AdbcSink:
                 self._replace(tables, part)
         return Written(len(new), len(changed), len(same) - len(changed))
 
-    def _hits(self, rows: pa.RecordBatch) -> dict[int, bool]:
+    def _hits(self, rows: pa.Table) -> dict[int, bool]:
         """Of the rows that are there already, by position: whether they stay as they are."""
         names = {"id": self._id, "hash": "row_hash", "modified": "modified_at"}
         keys = {name: rows[column] for name, column in names.items()}
-        self._stage(KEYS, pa.record_batch({"at": pa.array(range(len(rows)), pa.int64()), **keys}))
+        self._stage(KEYS, pa.table({"at": pa.array(range(len(rows)), pa.int64()), **keys}))
         found = self._fetch(
             f"SELECT k.at, CASE WHEN t.row_hash = k.hash OR t.modified_at > k.modified "
             f"THEN 1 ELSE 0 END FROM {KEYS} k JOIN {self._kind} t ON t.{self._id} = k.id"
@@ -274,7 +274,7 @@ class AdbcSink:
         self._run(f"DROP TABLE {KEYS}")
         return {at: bool(is_same) for at, is_same in found}
 
-    def _append(self, table: str, rows: pa.RecordBatch) -> None:
+    def _append(self, table: str, rows: pa.Table) -> None:
         """Some new rows. A user may have added columns: then ours are named."""
         if not len(rows):
             return
@@ -286,11 +286,11 @@ class AdbcSink:
         self._run(f"INSERT INTO {table} ({names}) SELECT {names} FROM {STAGED}")
         self._run(f"DROP TABLE {STAGED}")
 
-    def _append_turns(self, tables: dict[str, pa.RecordBatch], ids: pa.Array) -> None:
+    def _append_turns(self, tables: dict[str, pa.Table], ids: Any) -> None:
         if turns := tables.get(TURNS):
             self._append(TURNS, turns.filter(pc.is_in(turns["task_id"], ids)))
 
-    def _replace(self, tables: dict[str, pa.RecordBatch], rows: pa.RecordBatch) -> None:
+    def _replace(self, tables: dict[str, pa.Table], rows: pa.Table) -> None:
         """Take changed rows over. Not with ON CONFLICT: an UPDATE is 5 times as fast in DuckDB
         and the same elsewhere, and that the rows are there is known in this transaction."""
         self._stage(STAGED, rows)
@@ -303,12 +303,12 @@ class AdbcSink:
         self._run(f"DROP TABLE {STAGED}")
         if turned is not None and len(turned):
             self._index_turns()
-            self._stage(TURNED, pa.record_batch({"task_id": turned}))
+            self._stage(TURNED, pa.table({"task_id": turned}))
             self._run(f"DELETE FROM {TURNS} WHERE task_id IN (SELECT task_id FROM {TURNED})")
             self._run(f"DROP TABLE {TURNED}")
             self._append_turns(tables, turned)
 
-    def _turned(self, rows: pa.RecordBatch) -> pa.Array:
+    def _turned(self, rows: pa.Table) -> Any:
         """The ids of the staged tasks whose turns are others: all, if no transcript tells."""
         if "transcript" not in rows.schema.names:
             return rows[self._id]
@@ -319,7 +319,7 @@ class AdbcSink:
         )
         return pa.array([task_id for (task_id,) in found], pa.string())
 
-    def _stage(self, name: str, rows: pa.RecordBatch) -> None:
+    def _stage(self, name: str, rows: pa.Table) -> None:
         self._cursor.adbc_ingest(name, rows, mode="create", temporary=True)
 
     def _keep(self, column: str, text: str) -> None:

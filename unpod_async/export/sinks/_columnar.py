@@ -28,7 +28,7 @@ _LARGEST = 1 << 26  # bytes of a row group: rows of unusual length count for mor
 class Prepared:
     """The tables of a batch, and what its rows are compared by."""
 
-    def __init__(self, tables: dict[str, pa.RecordBatch], rows: pa.RecordBatch) -> None:
+    def __init__(self, tables: dict[str, pa.Table], rows: pa.Table) -> None:
         self.tables = tables
         self._rows = rows
 
@@ -36,7 +36,7 @@ class Prepared:
     def versions(self) -> list[Version]:
         return _versions(self._rows)
 
-    def table(self, name: str, keep: list[int] | None) -> pa.RecordBatch:
+    def table(self, name: str, keep: list[int] | None) -> pa.Table:
         """One table with these rows, or with the turns of these rows."""
         table = self.tables[name]
         if keep is None:
@@ -45,7 +45,7 @@ class Prepared:
         return table.filter(pc.is_in(table.column(0), value_set=rows))
 
 
-def _versions(rows: pa.RecordBatch) -> list[Version]:
+def _versions(rows: Any) -> list[Version]:
     """Of a table with the columns id, time of the last change, and what is compared."""
     times, *content = (column.to_pylist() for column in rows.columns[1:])
     return list(map(Version, times, zip(*content, strict=True)))
@@ -93,7 +93,7 @@ class Columnar:
         return rows.versions[at]
 
     def put(self, to: Output, table: str, rows: Prepared, keep: list[int] | None) -> int:
-        return self.write(to, table, [rows.table(table, keep)])
+        return self.write(to, table, rows.table(table, keep).to_batches())
 
     def ids(self, source: BinaryIO) -> Iterator[list[str]]:
         for rows in self.read(source, [self._id]):

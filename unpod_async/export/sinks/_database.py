@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from unpod_async._missing import needs
 from unpod_async._secrets import safe_text
 from unpod_async.errors import ConfigurationError, ExportError, UnpodError
+from unpod_async.export._schema import as_text
 
 with needs("arrow", "pyarrow"):
     import pyarrow as pa
@@ -23,7 +24,7 @@ def quoted(name: str) -> str:
     return f'"{name}"'
 
 
-def portions(rows: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+def portions(rows: pa.Table) -> Iterator[pa.Table]:
     """Some rows after the other, together `PORTION` bytes: DuckDB keeps in memory what a
     statement updates, and a few rows can be very long."""
     step = max(1, len(rows) * PORTION // max(rows.nbytes, 1))
@@ -31,16 +32,15 @@ def portions(rows: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
         yield rows.slice(first, step)
 
 
-def plain(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """JSON columns as text, times as microseconds: what `row_hash` is made of."""
-    arrays = []
-    for column in batch.columns:
-        if isinstance(column.type, pa.BaseExtensionType):
-            column = column.storage
-        elif pa.types.is_timestamp(column.type):
+def plain(rows: Any) -> Any:
+    """A table or a record batch, JSON columns as text, times as microseconds: what `row_hash`
+    is made of."""
+    columns = []
+    for column in map(as_text, rows.columns):
+        if pa.types.is_timestamp(column.type):
             column = column.cast(pa.timestamp("us", column.type.tz)).cast(pa.int64())
-        arrays.append(column)
-    return pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)
+        columns.append(column)
+    return type(rows).from_arrays(columns, names=rows.schema.names)
 
 
 class Database:
@@ -106,9 +106,9 @@ class Database:
 
     # -- values
 
-    def held(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """A batch as this database can hold it."""
-        return batch
+    def held(self, rows: pa.Table) -> pa.Table:
+        """Rows as this database can hold them."""
+        return rows
 
     def text(self, sent: str) -> str:
         """A text as this database can hold it."""

@@ -8,8 +8,6 @@ from unpod_async._missing import needs
 from unpod_async.export._schema import schema_of
 from unpod_async.export._state import Kind, State
 
-from ._database import plain
-
 with needs("delta", "pyarrow", "deltalake"):
     import pyarrow as pa
     from deltalake import CommitProperties, Transaction
@@ -17,10 +15,8 @@ with needs("delta", "pyarrow", "deltalake"):
 __all__ = [
     "APP",
     "NUMBER",
-    "as_text",
     "json_of",
     "marked",
-    "one_plain",
     "set_of",
     "stored_schema",
     "taken_at",
@@ -48,22 +44,6 @@ def stored_schema(name: str, kind: Kind, columns: tuple[str, ...] | None) -> pa.
     return pa.schema(
         [field.with_type(pa.string()) if field.type == pa.json_() else field for field in schema]
     )
-
-
-def as_text(batch: pa.RecordBatch, schema: pa.Schema) -> pa.Table:
-    arrays = [
-        column.storage if isinstance(column.type, pa.BaseExtensionType) else column
-        for column in batch.columns
-    ]
-    return pa.Table.from_arrays(arrays, schema=schema)
-
-
-def one_plain(rows: pa.Table) -> pa.RecordBatch:
-    return plain(rows.combine_chunks().to_batches()[0] if len(rows) else _none(rows.schema))
-
-
-def _none(schema: pa.Schema) -> pa.RecordBatch:
-    return pa.RecordBatch.from_pylist([], schema=schema)
 
 
 def set_of(ids: Any) -> pa.Array:

@@ -11,10 +11,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from unpod_async._missing import needs
 from unpod_async.export._batch import Batch
+from unpod_async.export._schema import as_text
 from unpod_async.export._state import Kind
 from unpod_async.export._store import STEP, Output
 
@@ -50,7 +51,7 @@ class Csv(Columnar):
         rows = made.tables[self._kind].select(self._compared)
         return Prepared({n: self._as_text(t) for n, t in made.tables.items()}, _plain(rows))
 
-    def _as_text(self, table: pa.RecordBatch) -> pa.RecordBatch:
+    def _as_text(self, table: pa.Table) -> pa.Table:
         table = _plain(table)
         if self.raw:
             return table
@@ -60,12 +61,12 @@ class Csv(Columnar):
             else column
             for column in table.columns
         ]
-        return pa.RecordBatch.from_arrays(guarded, names=table.schema.names)
+        return pa.Table.from_arrays(guarded, names=table.schema.names)
 
     def put(self, to: Output, table: str, rows: Prepared, keep: list[int] | None) -> int:
-        batch = rows.table(table, keep)
-        pa_csv.write_csv(batch, to)
-        return len(batch)
+        kept = rows.table(table, keep)
+        pa_csv.write_csv(kept, to)
+        return len(kept)
 
     def _header(self, table: str) -> bytes:
         names = self._schemas[table].names
@@ -139,18 +140,16 @@ class Csv(Columnar):
         return sum(map(len, _records(source))) - 1
 
 
-def _plain(table: pa.RecordBatch) -> pa.RecordBatch:
+def _plain(table: pa.Table) -> pa.Table:
     """With times and JSON as texts."""
     made = [_cast(column) for column in table.columns]
-    return pa.RecordBatch.from_arrays(made, names=table.schema.names)
+    return pa.Table.from_arrays(made, names=table.schema.names)
 
 
-def _cast(column: pa.Array) -> pa.Array:
-    if isinstance(column.type, pa.BaseExtensionType):
-        return column.storage
+def _cast(column: Any) -> Any:
     if pa.types.is_timestamp(column.type):
         return pc.replace_substring(column.cast(pa.string()), " ", "T")
-    return column
+    return as_text(column)
 
 
 def _records(source: BinaryIO) -> Iterator[list[bytes]]:

@@ -33,10 +33,8 @@ from ._folder import Folder
 from ._lake import (
     APP,
     NUMBER,
-    as_text,
     json_of,
     marked,
-    one_plain,
     set_of,
     stored_schema,
     taken_at,
@@ -218,7 +216,7 @@ class DeltaSink:
     def _made(self, batch: Batch) -> dict[str, pa.Table]:
         tables = batch.tables("json") if len(batch) else {}
         return {
-            name: as_text(tables[name], schema) if tables else schema.empty_table()
+            name: tables[name].cast(schema) if tables else schema.empty_table()
             for name, schema in self._schemas.items()
         }
 
@@ -317,7 +315,7 @@ class DeltaSink:
     def _hits(self, rows: pa.Table) -> dict[int, bool]:
         """Of the rows that are there already, by position: whether they stay as they are."""
         names = [self._id, "row_hash", "modified_at"]
-        mine = [column.to_pylist() for column in one_plain(rows.select(names)).columns]
+        mine = [column.to_pylist() for column in plain(rows.select(names)).columns]
         places = {row_id: at for at, row_id in enumerate(mine[0])}
         hits = {}
         for row_id, hashed, modified in self._scan(self._kind, names, self._id, mine[0]):

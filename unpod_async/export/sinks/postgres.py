@@ -103,21 +103,21 @@ class Postgres(Database):
             f"WHERE schemaname = current_schema() AND tablename = '{table}'"
         )
 
-    def held(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+    def held(self, rows: pa.Table) -> pa.Table:
         """Without NULs in its texts, and the `row_hash` that this makes."""
         changed = {
             at: column
-            for at, column in enumerate(batch.columns)
+            for at, column in enumerate(rows.columns)
             if column.type == pa.string() and pc.any(pc.match_substring(column, NUL)).as_py()
         }
         if not changed:
-            return batch
-        arrays = list(batch.columns)
+            return rows
+        arrays = list(rows.columns)
         for at, column in changed.items():
             self._replaced += pc.sum(pc.count_substring(column, NUL)).as_py()
             arrays[at] = pc.replace_substring(column, NUL, INSTEAD)
-        made = pa.RecordBatch.from_arrays(arrays, schema=batch.schema)
-        return _hashed(made) if "row_hash" in batch.schema.names else made
+        made = pa.Table.from_arrays(arrays, schema=rows.schema)
+        return _hashed(made) if "row_hash" in rows.schema.names else made
 
     def text(self, sent: str) -> str:
         return sent.replace(NUL, INSTEAD)
@@ -151,12 +151,12 @@ class Postgres(Database):
         return re.sub(r'"([^"]+)"', lambda m: '"…"' if m[1] in hidden else m[0], text)
 
 
-def _hashed(batch: pa.RecordBatch) -> pa.RecordBatch:
-    at = batch.schema.get_field_index("row_hash")
-    columns = [column.to_pylist() for column in plain(batch).columns]
+def _hashed(rows: pa.Table) -> pa.Table:
+    at = rows.schema.get_field_index("row_hash")
+    columns = [column.to_pylist() for column in plain(rows).columns]
     del columns[at]
     hashes = pa.array(map(row_hash, zip(*columns, strict=True)), pa.int64())
-    return batch.set_column(at, batch.schema.field(at), hashes)
+    return rows.set_column(at, rows.schema.field(at), hashes)
 
 
 _SPECIAL = re.compile(r"[@/:?#\s]")

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from urllib.parse import quote
 
 from unpod_async._missing import needs
-from unpod_async.export._schema import TIME
+from unpod_async.export._schema import TIME, as_text
 from unpod_async.export._state import Kind
 
 from ._adbc import AdbcSink
@@ -76,15 +76,12 @@ class SQLite(FileDatabase):
     def indexes_of(self, table: str) -> str:
         return f"SELECT name FROM pragma_index_list('{table}')"
 
-    def held(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        arrays = []
-        for column in batch.columns:
-            if isinstance(column.type, pa.BaseExtensionType):
-                column = column.storage
-            elif pa.types.is_timestamp(column.type):
-                column = column.cast(pa.string())
-            arrays.append(column)
-        return pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)
+    def held(self, rows: pa.Table) -> pa.Table:
+        columns = []
+        for column in map(as_text, rows.columns):
+            is_time = pa.types.is_timestamp(column.type)
+            columns.append(column.cast(pa.string()) if is_time else column)
+        return pa.Table.from_arrays(columns, names=rows.schema.names)
 
     def moment(self, moment: pa.Array) -> str:
         return f"'{moment.cast(pa.string())[0].as_py()}'"
