@@ -617,6 +617,17 @@ def test_columns_of_the_user_do_no_harm(database: Place) -> None:
     assert database.sink().verify()[1] == []
 
 
+def test_a_duckdb_has_no_index_which_would_grow_in_memory_with_the_rows(tmp_path: Path) -> None:
+    pytest.importorskip("duckdb")
+    place = Place("duckdb", f"{tmp_path}/x.duckdb")
+    place.export(tasks(*LINES))
+    kept = place.sql(
+        "SELECT DISTINCT table_name, constraint_type FROM duckdb_constraints() "
+        "WHERE table_name <> 'unpod_export' ORDER BY 1"
+    )
+    assert kept == [("tasks", "NOT NULL"), ("transcript_turns", "NOT NULL")]
+
+
 @pytest.mark.parametrize("name", ["x", "memory", "temp", "we ird'q\"x", "a.b"])
 def test_a_duckdb_has_the_name_that_others_know_it_by(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch

@@ -4,14 +4,17 @@ the checkpoint moves only with the rows that it describes.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from contextvars import copy_context
 from datetime import UTC, datetime, timedelta
-from functools import reduce
+from functools import partial, reduce
 from typing import Any, NamedTuple, TypeVar
 
 import anyio
-from anyio import CancelScope, CapacityLimiter, to_thread
+from anyio import CancelScope
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from msgspec import Struct
 from msgspec.structs import replace
@@ -181,7 +184,8 @@ class Export:
     async def _opened(self) -> AsyncIterator[Callable[[Receipt], None]]:
         """The sink, opened; closed at the end with the receipt that is then kept, if any."""
         kept: list[Receipt] = []
-        self._worker, self._preparer = CapacityLimiter(1), CapacityLimiter(1)
+        # Each has one thread to the end: what a thread has freed, no other takes again.
+        self._writer, self._preparer = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
         try:
             await self._thread(self.open_sink)
             yield kept.append
@@ -190,7 +194,11 @@ class Export:
                 with suppress(Exception):  # the first error counts
                     await self._thread(self.sink.close, None)
             raise
-        await self._thread(self.sink.close, kept[0] if kept else None)
+        else:
+            await self._thread(self.sink.close, kept[0] if kept else None)
+        finally:
+            for pool in (self._writer, self._preparer):
+                pool.shutdown(wait=False)  # nothing is under way in it
 
     def open_sink(self) -> None:
         """Open it. A target whose own files are damaged is no obstacle to what replaces it,
@@ -208,16 +216,18 @@ class Export:
         self,
         function: Callable[..., T],
         *arguments: Any,
-        limiter: CapacityLimiter | None = None,
+        on: ThreadPoolExecutor | None = None,
     ) -> T:
         """What the function gives, called in our thread. A cancellation is raised when it is
         done: nothing may be called meanwhile, and what it opened must be closed."""
         outcome: list[T | Exception] = []
-        limiter = limiter or self._worker
+        loop = asyncio.get_running_loop()
+        job = partial(copy_context().run, function, *arguments)
 
         async def call() -> None:
             try:
-                outcome.append(await to_thread.run_sync(function, *arguments, limiter=limiter))
+                with CancelScope(shield=True):
+                    outcome.append(await loop.run_in_executor(on or self._writer, job))
             except Exception as error:
                 outcome.append(error)
 
@@ -352,7 +362,7 @@ class Export:
                     batch = Batch(kind, lines, columns, distinct=distinct)
                     del lines
                     try:
-                        await self._thread(self.sink.prepare, batch, limiter=self._preparer)
+                        await self._thread(self.sink.prepare, batch, on=self._preparer)
                     except Exception as error:
                         self._failure = self._failure or error
                         reading.cancel()

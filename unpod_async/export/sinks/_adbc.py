@@ -231,7 +231,8 @@ class AdbcSink:
             + ("" if field.nullable else " NOT NULL")
             for field in schema
         ]
-        key = [] if table == TURNS else [f"PRIMARY KEY ({self._id})"]
+        has_key = self._database.has_keys and table != TURNS
+        key = [f"PRIMARY KEY ({self._id})"] if has_key else []
         return f"CREATE TABLE {table} ({', '.join([*columns, *key])})"
 
     def _index_turns(self) -> None:

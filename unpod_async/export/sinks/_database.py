@@ -49,6 +49,9 @@ class Database:
     types: ClassVar[dict[pa.DataType, str]]
     names_columns: ClassVar[bool]
     """Whether the driver appends by the columns' names, not by their order."""
+    has_keys: ClassVar[bool] = True
+    """Whether the tables of rows have a primary key; else nobody but the export may write to them
+    while it runs."""
     target: str
 
     # -- taking it

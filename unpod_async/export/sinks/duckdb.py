@@ -1,7 +1,8 @@
 """DuckDB: `x.duckdb`, `duckdb:PATH`.
 
-The tables have JSON columns as JSON and times as TIMESTAMPTZ. While an export runs, the file
-is locked by it and by DuckDB: nobody else can read it either.
+The tables have JSON columns as JSON and times as TIMESTAMPTZ, and no primary key: DuckDB would
+keep its index in memory, 70 bytes a row. While an export runs, the file is locked by it and by
+DuckDB: nobody else can write to it, or read it.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ SETTINGS = {
 and each thread holds memory. Rows have no order but that of their columns. With a log of 32 MB
 updates take a quarter less time than with the usual 16; a longer one saves no more."""
 GROUP = 20_480
-"""Rows of a row group. Of a table with a key the last one is written anew whenever rows are added:
-with the usual 122,880 that takes twice the time of all else, and 60 MB."""
+"""Rows of a row group. The last one of a table is written anew whenever rows are added: with the
+usual 122,880 that takes twice the time of all else, and 60 MB."""
 SESSION = '"unpod.session"'
 """Where the database is attached: only then it takes a size of groups. No file gives this name."""
 
@@ -60,6 +61,7 @@ class DuckDB(FileDatabase):
         "WHERE table_catalog = current_database() ORDER BY 1 LIMIT 3"
     )
     names_columns: ClassVar = False
+    has_keys: ClassVar = False
 
     def __init__(self, path: str) -> None:
         file = DatabaseFile(
