@@ -50,9 +50,8 @@ keeps all threads from running, the event loop's too."""
 
 
 _POOL = pa.system_memory_pool()
-"""For what is made here. Arrow's own allocator asks the kernel for pages of 2 MB: clearing them is
-a tenth of the work, and making room for one can hold the interpreter's lock for a tenth of a
-second."""
+"""For what is made here. Arrow's own allocator asks the kernel for pages of 2 MB, and to have them
+cleared is a tenth of the work."""
 
 
 def joined(made: list[dict[str, pa.RecordBatch]]) -> dict[str, pa.Table]:

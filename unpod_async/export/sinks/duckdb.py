@@ -36,9 +36,9 @@ SETTINGS = {
 """So that an export of any length stays small: rows come more slowly than one thread writes them,
 and each thread holds memory. Rows have no order but that of their columns. With a log of 32 MB
 updates take a quarter less time than with the usual 16; a longer one saves no more."""
-GROUP = 40_960
+GROUP = 20_480
 """Rows of a row group. The last one of a table is written anew whenever rows are added: with the
-usual 122,880 that takes twice the time of all else."""
+usual 122,880 that takes twice the time of all else, and of 40,960 updates take an eighth more."""
 SESSION = '"unpod.session"'
 """Where the database is attached: only then it takes a size of groups. No file gives this name."""
 
