@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
@@ -118,3 +120,26 @@ async def test_a_list_that_is_not_complete_gives_no_table() -> None:
                 async for batch in record_batches(tasks):
                     found += batch.column("task_id").to_pylist()
     assert len(found) == 8
+
+
+@pytest.mark.parametrize("function", ["to_arrow", "record_batches"])
+def test_without_pyarrow_the_extra_is_named(function: str) -> None:
+    code = f"""
+import asyncio, sys
+sys.modules["pyarrow"] = None
+from unpod_async.export import record_batches, to_arrow
+async def main():
+    if {function!r} == "to_arrow":
+        await to_arrow([])
+    async for _ in record_batches([]):
+        pass
+try:
+    asyncio.run(main())
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.startswith("ConfigurationError pyarrow is not installed")
+    assert 'pip install "unpod-async[arrow]"' in ran.stdout

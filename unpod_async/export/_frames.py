@@ -164,14 +164,14 @@ async def _portions(rows: Rows) -> AsyncIterator[Sequence[Any]]:
 def _batch(
     kind: str, rows: list[Any], columns: tuple[str, ...] | None, nested: Nested
 ) -> pa.RecordBatch:
-    import pyarrow as pa
-
+    with needs("arrow", "pyarrow"):
+        import pyarrow as pa
     lines = bool(rows) and isinstance(rows[0], bytes)
     batch = Batch(kind, rows, columns) if lines else Batch.of(kind, rows, columns)
     table = batch.tables(nested)[kind]
-    names = [name for name in table.schema.names if name not in BOOKKEEPING]
-    arrays = [table.column(name).combine_chunks() for name in names]
-    return pa.RecordBatch.from_arrays(arrays, schema=table.select(names).schema)
+    made = table.select([name for name in table.schema.names if name not in BOOKKEEPING])
+    arrays = [column.combine_chunks() for column in made.columns]
+    return pa.RecordBatch.from_arrays(arrays, schema=made.schema)
 
 
 def _kind_of(rows: Rows) -> str:
