@@ -49,11 +49,6 @@ STEP = 500
 keeps all threads from running, the event loop's too."""
 
 
-_POOL = pa.system_memory_pool()
-"""For what is made here. Arrow's own allocator asks the kernel for pages of 2 MB, and to have them
-cleared is a tenth of the work."""
-
-
 def joined(made: list[dict[str, pa.RecordBatch]]) -> dict[str, pa.Table]:
     """The tables of some rows behind those of others, not copied."""
     return {name: pa.Table.from_batches([some[name] for some in made]) for name in made[0]}
@@ -325,6 +320,11 @@ def _array(values: list[Any], type_: pa.DataType) -> pa.Array:
     storage = type_.storage_type if isinstance(type_, pa.BaseExtensionType) else type_
     made = _made(values, storage)
     return pa.ExtensionArray.from_storage(type_, made) if storage is not type_ else made
+
+
+_POOL = pa.system_memory_pool()
+"""For what is made here. Arrow's own allocator asks the kernel for pages of 2 MB, and to have them
+cleared is a tenth of the work."""
 
 
 def _made(values: Any, type_: pa.DataType) -> pa.Array:
