@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import json
 import subprocess
 import sys
@@ -119,6 +118,7 @@ def _export(kind: str, rows: int, address: list[str], target: str) -> Outcome:
 async def export(base_url: str, token: str, space: str, target: str) -> None:
     """Tells how far it is on standard output, a line each time, and at the end what came of it."""
     from unpod_async import UnpodClient
+    from unpod_async.cli._run import settle_in
     from unpod_async.export._engine import Export, Options
     from unpod_async.export._jobs import wanted_of
     from unpod_async.export._sink import sink_for
@@ -128,7 +128,7 @@ async def export(base_url: str, token: str, space: str, target: str) -> None:
         wanted = wanted_of(client.space(space).tasks(page_size=SIZE), lanes=LANES)
         job = wanted.job()
         running = Export(sink_for(target, job.kind), job, wanted.sources(), Options())
-        gc.freeze()  # as the command does
+        settle_in()  # as the command does
         stalls: list[tuple[float, float]] = []
         async with asyncio.TaskGroup() as group:
             watch = group.create_task(_watch(running, stalls))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import signal
@@ -714,21 +713,133 @@ def test_what_another_export_works_with_is_left_alone(file: Place) -> None:
         assert file.path.exists()
 
 
-def test_a_file_that_another_export_has_just_made_is_left_alone(
+def test_a_folder_to_work_in_that_is_removed_before_it_was_locked(
     file: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sink = file.sink()
-    lock = type(sink._database._file)._lock
+    real, removed = os.open, []
 
-    def late(mine: Any) -> None:
-        with file.path.open("rb") as other:
-            fcntl.flock(other, fcntl.LOCK_EX)
-            lock(mine)
+    def open_and_lose(path: Any, *arguments: Any, **options: Any) -> int:
+        opened = real(path, *arguments, **options)
+        if str(path).endswith(".tmp") and not removed:
+            removed.append(os.rmdir(path))
+        return opened
 
-    monkeypatch.setattr(type(sink._database._file), "_lock", late)
-    with pytest.raises(ConfigurationError, match="another export is writing to"):
-        sink.open()
-    assert file.path.exists()
+    monkeypatch.setattr(os, "open", open_and_lose)
+    file.export(tasks(*LINES[:2]))
+    assert removed and len(file.table("tasks")) == 2
+
+
+def test_a_file_is_not_locked_in_a_way_that_keeps_its_database_out(file: Place) -> None:
+    """On macOS both kinds of locks are one, and one process keeps itself out."""
+    sink = file.opened()
+    sink.write(tasks(*LINES[:2]), state(1))
+    # In a process of its own: to close the file here would drop the locks of the database.
+    code = "import fcntl, sys; fcntl.flock(open(sys.argv[1]), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    subprocess.run([sys.executable, "-c", code, file.target], check=True)
+    sink.close(None)
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_connection_that_this_process_has_open_loses_no_rows(
+    tmp_path: Path, read_only: bool
+) -> None:
+    """Its lock is no obstacle to ours, and at its end it would write over what we wrote."""
+    duckdb = pytest.importorskip("duckdb")
+    place = Place("duckdb", str(tmp_path / "x.duckdb"))
+    place.export(tasks(*LINES[:2]))
+    with duckdb.connect(place.target, read_only=read_only) as link:
+        for refused in (place.opened, place.sink().verify):
+            with pytest.raises(ConfigurationError, match="is open already: close that connection"):
+                refused()
+        assert link.execute("SELECT count(*) FROM tasks").fetchall() == [(2,)]
+        code = "import duckdb, sys; duckdb.connect(sys.argv[1])"
+        command = [sys.executable, "-c", code, place.target]
+        kept_out = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert "Conflicting lock" in kept_out.stderr  # which a careless look would have dropped
+    place.export(tasks(*LINES[2:4]))
+    assert len(place.table("tasks")) == 4
+
+
+def test_a_transaction_that_this_process_has_open_is_left_alone(tmp_path: Path) -> None:
+    place = Place("sqlite", str(tmp_path / "x.sqlite"))
+    place.export(tasks(*LINES[:2]))
+    link = sqlite3.connect(place.target, isolation_level=None)
+    link.execute("BEGIN IMMEDIATE")
+    with pytest.raises(ConfigurationError, match="is open already: close that connection"):
+        place.opened()
+    link.execute("CREATE TABLE mine (x)")
+    link.execute("COMMIT")
+    place.opened().close(None)  # idle, it is in nobody's way
+    assert link.execute("SELECT count(*) FROM mine").fetchall() == [(0,)]
+    link.close()
+
+
+def test_a_duckdb_that_is_attached_anew_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unpod_async.export.sinks.duckdb.COMMITS", 2)
+    place = Place("duckdb", str(tmp_path / "x.duckdb"))
+    whole = Place("duckdb", str(tmp_path / "whole.duckdb"))
+    sink = place.opened()
+    logs = []
+    for at, line in enumerate(LINES):
+        sink.write(tasks(line), state(at))
+        logs.append(mode(tmp_path / "x.duckdb.wal"))
+        if not at % 10:
+            with pytest.raises(ExportError, match="stopped"), monkeypatch.context() as patch:
+                patch.setattr(sink, "_keep", stopped)
+                sink.write(tasks(line), state(at))
+    sink.close(Receipt(tool="test", job=JOB))
+    whole.export(tasks(*LINES))
+    for table in ("tasks", "transcript_turns"):
+        assert place.table(table) == whole.table(table)
+    assert place.sink().verify()[1] == []
+    assert set(logs) == {0o600}
+
+
+def stopped(*_: Any) -> None:
+    raise ExportError("stopped")
+
+
+def test_a_program_that_takes_a_duckdb_while_it_is_attached_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("duckdb")
+    monkeypatch.setattr("unpod_async.export.sinks.duckdb.COMMITS", 1)
+    place = Place("duckdb", str(tmp_path / "x.duckdb"))
+    sink = place.opened()
+    sink.write(tasks(*LINES[:2]), state(1))
+    attach = sink._database._attach
+    with subprocess.Popen(
+        [sys.executable, "-c", OPENER, place.target], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+
+        def late(cursor: Any) -> None:
+            assert other.stdin is not None and other.stdout is not None
+            other.stdin.write(b"\n")
+            other.stdin.flush()
+            assert other.stdout.readline() == b"ready\n"
+            attach(cursor)
+
+        monkeypatch.setattr(sink._database, "_attach", late)
+        with pytest.raises(ConfigurationError, match="another program has it open"):
+            sink.write(tasks(*LINES[2:4]), state(2))
+        other.kill()
+    monkeypatch.setattr(sink._database, "_attach", attach)
+    sink.write(tasks(*LINES[2:4]), state(2))
+    sink.close(None)
+    assert len(place.table("tasks")) == 4
+    assert [path.name for path in tmp_path.iterdir()] == ["x.duckdb"]
+
+
+OPENER = """
+import sys
+import duckdb
+sys.stdin.readline()
+link = duckdb.connect(sys.argv[1])
+print("ready", flush=True)
+sys.stdin.read()
+"""
 
 
 def test_one_export_at_a_time_in_a_process(place: Place) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from unpod_async.export._state import Kind, Receipt
 
 from ._outcome import Outcome
 from ._progress import Progress
-from ._run import beside, finish, run
+from ._run import beside, finish, run, settle_in
 
 if TYPE_CHECKING:
     from unpod_async._client import SpaceHandle, UnpodClient
@@ -106,7 +105,7 @@ def _wanted(
 def _made(wanted: Wanted, target: Target) -> Export:
     job = wanted.job()
     sink = sink_for(target.to, job.kind, job.columns)
-    gc.freeze()  # all is imported now: the collector need not go over it again and again
+    settle_in()
     if target.csv_raw:
         if not hasattr(sink, "raw"):
             raise ConfigurationError("--csv-raw is for CSV")

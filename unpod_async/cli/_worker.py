@@ -25,7 +25,7 @@ from unpod_async.export._sink import sink_for
 from unpod_async.export._state import Receipt
 
 from ._outcome import Outcome, told
-from ._run import beside, run
+from ._run import beside, run, settle_in
 
 POLL = 0.5
 
@@ -118,6 +118,7 @@ def _made(task: Task, client: UnpodClient) -> Export:
     sink = sink_for(task.target, job.kind, job.columns)
     if task.raw:
         sink.raw = True  # type: ignore[attr-defined]
+    settle_in()
     # What another job left in this folder, which is ours alone, is in nobody's way.
     return Export(
         sink, job, wanted.sources(), Options(settle=task.settle, fresh=task.fresh, force=True)

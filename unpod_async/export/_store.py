@@ -21,6 +21,8 @@ from urllib.parse import unquote, urlsplit
 
 from unpod_async.errors import ConfigurationError
 
+from ._lock import locked
+
 __all__ = ["STEP", "TEMPORARY", "LocalStore", "Output", "Store", "store_for", "written"]
 
 What = Literal["file", "folder", "symbolic link", "thing of another kind"]
@@ -31,7 +33,6 @@ TEMPORARY = re.compile(r"\.unpod-part-[0-9a-f]{16}\.tmp")
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _BINARY = getattr(os, "O_BINARY", 0)
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | _NOFOLLOW | _BINARY
-_FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | _NOFOLLOW
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 _NO_SYNC = {errno.EINVAL, errno.ENOTSUP}
 _REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
@@ -205,7 +206,7 @@ class LocalStore:
         while self._lock is None:
             try:
                 self._make(folder)
-                self._lock = _locked(folder)
+                self._lock = locked(folder, folder)
             except OSError as error:
                 if error.errno not in _REFUSALS:
                     raise
@@ -319,29 +320,6 @@ class _LocalOutput(Output):
                 os.unlink(self._temporary)
 
 
-def _locked(folder: Path) -> int | None:
-    """The folder, open and locked until it is closed, by the kernel if need be. None if it
-    was removed meanwhile."""
-    if not hasattr(os, "O_DIRECTORY"):  # a system that opens and locks no folders
-        return os.open(os.devnull, os.O_RDONLY)
-    file = os.open(folder, _FOLDER)
-    try:
-        with suppress(ImportError):
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.lstat(folder), os.fstat(file)):
-                file, kept = -1, file
-                return kept
-        return None
-    except BlockingIOError:
-        raise ConfigurationError(f"another export is writing to {folder}") from None
-    finally:
-        if file >= 0:
-            os.close(file)
-
-
 def _named(error: BaseException, name: str) -> BaseException:
     """A full disk does not say which."""
     if isinstance(error, OSError) and error.errno is not None and error.filename is None:
@@ -366,7 +344,7 @@ def _sync(folder: Path) -> None:
     """The names in a folder are on the disk too. Not every system can sync a directory."""
     if not hasattr(os, "O_DIRECTORY"):
         return
-    file = os.open(folder, _FOLDER & ~_NOFOLLOW)
+    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(file)
     except OSError as error:

@@ -142,12 +142,15 @@ class AdbcSink:
             self._database.finish(self._cursor)
 
     def _leave(self) -> None:
+        self._disconnect()
+        self._database.release(keep=self._wrote)
+
+    def _disconnect(self) -> None:
         cursor, link, self._cursor, self._link = self._cursor, self._link, None, None
         for opened in (cursor, link):
             if opened is not None:
                 with suppress(Exception):  # what a lost connection says now helps nobody
                     opened.close()
-        self._database.release(keep=self._wrote)
 
     # -- write
 
@@ -177,6 +180,7 @@ class AdbcSink:
             if self._link is None:
                 self._database.replace(cleared=self._clear)
                 self._connect()
+            self._rest()
             link = self._link.adbc_connection
             link.set_autocommit(False)
             try:
@@ -191,15 +195,19 @@ class AdbcSink:
             self._wrote = self._has_row = True
             link.set_autocommit(True)
 
+    def _rest(self) -> None:
+        try:
+            self._database.rest(self._cursor)
+        except BaseException:
+            self._disconnect()
+            raise
+
     def _roll_back(self, link: Any) -> None:
         try:
             link.rollback()
             link.set_autocommit(True)
         except Exception:
-            for opened in (self._cursor, self._link):
-                with suppress(Exception):
-                    opened.close()
-            self._cursor = self._link = None
+            self._disconnect()
 
     def _prepare(self) -> None:
         """The tables are there, empty if they are to be replaced. It counts once committed.

@@ -80,6 +80,9 @@ class Database:
     def settle(self, cursor: Any) -> None:
         """What the session needs before it writes."""
 
+    def rest(self, cursor: Any) -> None:
+        """Between two transactions. After an error the connection is not used again."""
+
     def expect_update(self, cursor: Any, size: int) -> None:
         """So many bytes of rows are about to be replaced in this transaction."""
 

@@ -7,13 +7,15 @@ import os
 import secrets
 import shutil
 import stat
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from threading import Lock
-from typing import Any, ClassVar
+from struct import pack, unpack
+from typing import Any, ClassVar, TypeVar
 
 from unpod_async.errors import ConfigurationError
+from unpod_async.export._lock import locked
 
 from ._database import Database
 
@@ -24,12 +26,13 @@ except ImportError:  # Windows: there the database's own lock is all
 
 __all__ = ["DatabaseFile", "FileDatabase"]
 
-_OPEN = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+T = TypeVar("T")
 
-# Files that this process holds. To close any descriptor of a file drops all POSIX locks that
-# the process has on it, those of the database itself too: so a held file is not opened again.
-_held: set[tuple[int, int]] = set()
-_guard = Lock()
+_OPEN = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+_ON_LINUX: bool = sys.platform == "linux"
+
+# To close any descriptor of a file drops all locks that a database has on it in this process.
+_never_closed: list[int] = []
 
 
 class DatabaseFile:
@@ -52,8 +55,8 @@ class DatabaseFile:
         self._beside = tuple(self.path.with_name(self.path.name + end) for end in beside)
         self._empty = empty
         self._is_ours = is_ours
-        self._file: int | None = None
-        self._key: tuple[int, int] | None = None
+        self._lock: int | None = None
+        self._may_tidy = False
         self._was_there = True
         self._was_empty = False
         self._protected: set[Path] = set()
@@ -62,63 +65,67 @@ class DatabaseFile:
 
     @property
     def scratch(self) -> Path:
-        """A folder for what the database cannot keep in memory."""
+        """A folder for what the database cannot keep in memory; whoever has it locked may write to
+        the file."""
         return self.path.with_name(f".unpod-{self.path.name}.tmp")
 
     def look(self) -> None:
-        """Raises `ConfigurationError` if the file cannot be read as it is."""
-        found = self._status()
-        if found is None:
+        """Keep exports away. Raises `ConfigurationError` if the file cannot be read as it is."""
+        if self._status() is None:
             raise ConfigurationError(f"{self.path} is not there")
-        if self._identity(found) in _held:
-            raise self._busy()
-        self._file = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        with suppress(OSError):  # where nothing can be made, nobody can write
+            self._hold(shared=True)
         try:
-            if fcntl:
-                fcntl.flock(self._file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            if not self._is_ours(os.read(self._file, 64)):
+            if not self._is_ours(self._head(os.O_RDONLY)):
                 raise ConfigurationError(f"{self.path} is no such database")
-        except BlockingIOError:
-            self.release(keep=True)
-            raise self._busy() from None
         except BaseException:
             self.release(keep=True)
             raise
 
     def take(self) -> None:
-        """Open the file, a new one if there is none, and lock it."""
-        found = self._status()
-        if found is not None and self._identity(found) in _held:
-            raise self._busy()
-        self._was_there = found is not None
-        if found is None:
-            self._file = self._make(self.path)
-        else:
-            self._file = self._reached(lambda: os.open(self.path, _OPEN))
+        """Lock the file; make one if there is none."""
+        self._status()
+        self._reached(self._hold, of=self.scratch)
+        self._may_tidy = True
         try:
-            self._lock()
-            if found is not None:
-                head = os.pread(self._file, 64, 0)
-                if not head and (seed := self._empty()):
-                    self._was_empty = True
-                    os.pwrite(self._file, seed, 0)
+            if self._status() is None:
+                self._make(self.path)
+                self._was_there = False
+            else:
+                head = self._reached(lambda: self._head(_OPEN))
                 self.is_foreign = bool(head) and not self._is_ours(head)
         except BaseException:
             self.release(keep=False)
             raise
 
+    def _hold(self, *, shared: bool = False) -> None:
+        while self._lock is None:
+            self.scratch.mkdir(mode=0o700, exist_ok=True)
+            with suppress(FileNotFoundError):
+                self._lock = locked(self.scratch, self.path, shared=shared)
+
+    def _head(self, flags: int) -> bytes:
+        """The first bytes of the file. An empty one becomes a database, if it can be written to."""
+        file = os.open(self.path, flags)
+        if _is_open_here(file):
+            _never_closed.append(file)
+            raise ConfigurationError(f"{self.path} is open already: close that connection first")
+        try:
+            head = os.read(file, 64)
+            if flags == _OPEN and not head and (seed := self._empty()):
+                self._was_empty = True
+                os.write(file, seed)
+            return head
+        finally:
+            os.close(file)
+
     def replace(self) -> None:
         """An empty database in place of the file."""
         temporary = self.path.with_name(f".unpod-{secrets.token_hex(8)}.tmp")
-        made, old = self._make(temporary), self._file
+        self._make(temporary)
         for path in self._beside:  # a log of what was here is not to be read into what is new
             path.unlink(missing_ok=True)
         os.replace(temporary, self.path)
-        if old is not None:
-            os.close(old)
-        self._forget()
-        self._file = made
-        self._lock()
         self.is_foreign, self._was_there, self._was_empty = False, True, False
 
     def protect(self, end: str) -> None:
@@ -131,22 +138,23 @@ class DatabaseFile:
 
     def release(self, *, keep: bool) -> None:
         """Give the lock back, last of all; a file that was not there goes unless it is kept."""
-        file, self._file = self._file, None
-        if file is None:
+        lock, self._lock = self._lock, None
+        if lock is None:
             return
-        if self._key is not None:  # else another export has it, and all that is beside it
-            self._tidy(file, keep=keep)
-            self._forget()
-        os.close(file)
+        if self._may_tidy:
+            self._tidy(keep=keep)
+            shutil.rmtree(self.scratch, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                self.scratch.rmdir()
+        os.close(lock)
 
-    def _tidy(self, file: int, *, keep: bool) -> None:
+    def _tidy(self, *, keep: bool) -> None:
         """What we made beside the file goes if the database did not use it."""
         if not keep and not self._was_there:
             self.path.unlink(missing_ok=True)
         elif not keep and self._was_empty:
-            os.ftruncate(file, 0)
-        if self.scratch.is_dir() and not self.scratch.is_symlink():
-            shutil.rmtree(self.scratch, ignore_errors=True)
+            os.close(os.open(self.path, _OPEN | os.O_TRUNC))
         for path in self._protected:
             with suppress(OSError):
                 if not path.stat().st_size:
@@ -168,7 +176,7 @@ class DatabaseFile:
             raise ConfigurationError(f"{self.path} is {kind}; it is left alone")
         return found
 
-    def _make(self, path: Path) -> int:
+    def _make(self, path: Path) -> None:
         seed = self._empty()
         file = self._reached(lambda: os.open(path, _OPEN | os.O_CREAT | os.O_EXCL, 0o600))
         try:
@@ -176,53 +184,39 @@ class DatabaseFile:
             if os.write(file, seed) < len(seed):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         except BaseException:
-            os.close(file)
             path.unlink(missing_ok=True)
             raise
-        return file
+        finally:
+            os.close(file)
 
-    def _reached(self, opened: Callable[[], int]) -> int:
+    def _reached(self, reach: Callable[[], T], *, of: Path | None = None) -> T:
         try:
-            return opened()
+            return reach()
         except OSError as error:
-            if error.errno == errno.EEXIST:  # made by another one just now
-                raise self._busy() from None
             if error.errno in (errno.ENOSPC, errno.EIO, errno.EDQUOT):
                 raise
-            raise ConfigurationError(f"{self.path}: {error.strerror}") from None
+            raise ConfigurationError(f"{of or self.path}: {error.strerror}") from None
 
-    def _lock(self) -> None:
-        assert self._file is not None
-        if fcntl:
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno not in (errno.EAGAIN, errno.EACCES):
-                    raise
-                raise self._busy() from None
-        held = os.fstat(self._file)
-        try:
-            is_it = os.path.samestat(held, self.path.lstat())
-        except FileNotFoundError:
-            is_it = False
-        if not is_it:  # removed or replaced by the export that held it
-            raise self._busy()
-        with _guard:
-            self._key = self._identity(held)
-            _held.add(self._key)
 
-    def _forget(self) -> None:
-        with _guard:
-            if self._key is not None:
-                _held.discard(self._key)
-            self._key = None
+def _is_open_here(file: int) -> bool:
+    """Whether a database has the file locked in this process already, by a connection of the
+    user's: that would not keep ours out, and what one of them writes the other writes over."""
+    if not fcntl:
+        return False
+    with suppress(OSError):  # a file system that has no locks
+        if _ON_LINUX:
+            asked = pack(_LOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+            kind, *_, holder = unpack(_LOCK, fcntl.fcntl(file, fcntl.F_OFD_GETLK, asked))
+            return bool(kind != fcntl.F_UNLCK and holder == os.getpid())
+        try:  # where this kind of lock is kept out by the other
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_UN)
+        except BlockingIOError:
+            return True
+    return False
 
-    @staticmethod
-    def _identity(found: os.stat_result) -> tuple[int, int]:
-        return found.st_dev, found.st_ino
 
-    def _busy(self) -> ConfigurationError:
-        return ConfigurationError(f"another export is writing to {self.path}")
+_LOCK = "hhqqi4x"  # kind, whence, start, length, process
 
 
 class FileDatabase(Database):

@@ -9,11 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from unpod_async.errors import ConfigurationError
-
-try:
-    import fcntl
-except ImportError:  # Windows: the commits of a second export fail
-    fcntl = None  # type: ignore[assignment]
+from unpod_async.export._lock import locked
 
 __all__ = ["Folder"]
 
@@ -38,14 +34,9 @@ class Folder:
             raise self._busy() from None
         except PermissionError as error:
             raise ConfigurationError(f"{self.path}: {error.strerror}") from None
-        if fcntl:
-            self._file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(self._file)
-                self._file = None
-                raise self._busy() from None
+        self._file = locked(self.path, self.path)
+        if self._file is None:
+            raise self._busy()
 
     def check(self, names: Iterable[str]) -> None:
         """Raises `ConfigurationError` if one of these in the folder is a symbolic link."""

@@ -16,6 +16,7 @@ from unpod_async.export._schema import TIME
 from unpod_async.export._state import Kind
 
 from ._adbc import AdbcSink
+from ._database import quoted
 from ._database_file import DatabaseFile, FileDatabase
 from ._targets import path_of
 
@@ -39,6 +40,9 @@ updates take a quarter less time than with the usual 16; a longer one saves no m
 GROUP = 20_480
 """Rows of a row group. The last one of a table is written anew whenever rows are added: with the
 usual 122,880 that takes twice the time of all else, and of 40,960 updates take an eighth more."""
+COMMITS = 20
+"""After which the file is attached anew: of all that was written since, DuckDB keeps where it lies,
+40 bytes a row."""
 SESSION = '"unpod.session"'
 """Where the database is attached: only then it takes a size of groups. No file gives this name."""
 
@@ -68,15 +72,17 @@ class DuckDB(FileDatabase):
             path, beside=(".wal",), empty=_empty, is_ours=lambda head: head[8:12] == b"DUCK"
         )
         super().__init__(file)
+        self._commits = 0
 
     def connect(self, *, read_only: bool = False) -> Any:
         if read_only:
             return _connect(self.target, SETTINGS | {"access_mode": "READ_ONLY"})
-        self._file.scratch.mkdir(mode=0o700, exist_ok=True)
-        self._file.protect(".wal")
         link = _connect(":memory:", SETTINGS | {"temp_directory": str(self._file.scratch)})
         try:
             with link.cursor() as cursor:
+                cursor.execute(f"ATTACH ':memory:' AS {SESSION}")
+                cursor.execute(f"USE {SESSION}")
+                cursor.execute("DETACH memory")
                 self._attach(cursor)
         except BaseException:
             link.close()
@@ -85,24 +91,29 @@ class DuckDB(FileDatabase):
 
     def _attach(self, cursor: Any) -> None:
         """By the name that DuckDB gives it, which may stand in what is stored there."""
+        self._commits = 0
+        self._file.protect(".wal")
         path = self.target.replace("'", "''")
-        for statement in (
-            f"ATTACH ':memory:' AS {SESSION}",
-            f"USE {SESSION}",
-            "DETACH memory",
-            f"ATTACH '{path}' (TYPE duckdb, ROW_GROUP_SIZE {GROUP})",
+        cursor.execute(f"ATTACH '{path}' (TYPE duckdb, ROW_GROUP_SIZE {GROUP})")
+        cursor.execute(
             "SELECT database_name FROM duckdb_databases() "
-            "WHERE NOT internal AND database_name <> current_database()",
-        ):
-            cursor.execute(statement)
-        name = cursor.fetchone()[0].replace('"', '""')
-        cursor.execute(f'USE "{name}".main')
+            "WHERE NOT internal AND database_name <> current_database()"
+        )
+        self._name = quoted(cursor.fetchone()[0].replace('"', '""'))
+        cursor.execute(f"USE {self._name}.main")
+
+    def rest(self, cursor: Any) -> None:
+        if self._commits >= COMMITS:
+            cursor.execute(f"USE {SESSION}")
+            cursor.execute(f"DETACH {self._name}")
+            self._attach(cursor)
 
     def expect_update(self, cursor: Any, size: int) -> None:
         """What a transaction changes stays in memory until its end, three times."""
         cursor.execute(f"SET memory_limit = '{MEMORY + (4 * size >> 20)}MB'")
 
     def before_commit(self) -> None:
+        self._commits += 1
         self._file.protect(".wal")
 
     def finish(self, cursor: Any) -> None:
