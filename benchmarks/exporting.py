@@ -1,7 +1,8 @@
 """One export in a process of its own: `python -m benchmarks.exporting HOW KIND PORT SPACE TARGET`.
 
 HOW is `ours`, or `dlt` for `pipeline`. Prints what it took as JSON; the clock runs from the first
-request to the end of the export, and not while modules are imported or rows are counted.
+request to the end of the export, and not while modules are imported or rows are counted. Both
+have the interpreter's settings of our command.
 """
 
 from __future__ import annotations
@@ -25,12 +26,16 @@ LANES, SIZE = 4, 500
 
 
 def main(how: str, kind: str, port: str, space: str, target: str) -> None:
+    from unpod_async.cli._run import settle_in
+
     with TemporaryDirectory() as folder:
         if how == "ours":
             import_module(f"unpod_async.export.sinks.{_module(kind)}")
+            settle_in()
             took = _timed(lambda: asyncio.run(export(int(port), space, target)))
         else:
             pipeline.load()
+            settle_in()
             took = _timed(lambda: pipeline.run(kind, int(port), space, target, folder))
     rows, turns = counted(how, kind, target)
     print(json.dumps({**took, "rows": rows, "turns": turns}), flush=True)

@@ -7,32 +7,21 @@ import os
 import secrets
 import shutil
 import stat
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from struct import pack, unpack
 from typing import Any, ClassVar, TypeVar
 
-from unpod_async.errors import ConfigurationError
+from unpod_async.errors import ConfigurationError, ExportError
 from unpod_async.export._lock import locked
 
 from ._database import Database
-
-try:
-    import fcntl
-except ImportError:  # Windows: there the database's own lock is all
-    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["DatabaseFile", "FileDatabase"]
 
 T = TypeVar("T")
 
 _OPEN = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
-_ON_LINUX: bool = sys.platform == "linux"
-
-# To close any descriptor of a file drops all locks that a database has on it in this process.
-_never_closed: list[int] = []
 
 
 class DatabaseFile:
@@ -57,6 +46,7 @@ class DatabaseFile:
         self._is_ours = is_ours
         self._lock: int | None = None
         self._may_tidy = False
+        self._times = 0
         self._was_there = True
         self._was_empty = False
         self._protected: set[Path] = set()
@@ -106,10 +96,9 @@ class DatabaseFile:
 
     def _head(self, flags: int) -> bytes:
         """The first bytes of the file. An empty one becomes a database, if it can be written to."""
+        if _times_open(self.path):
+            raise ConfigurationError(f"{self.path}: {_TWICE}: close that connection first")
         file = os.open(self.path, flags)
-        if _is_open_here(file):
-            _never_closed.append(file)
-            raise ConfigurationError(f"{self.path} is open already: close that connection first")
         try:
             head = os.read(file, 64)
             if flags == _OPEN and not head and (seed := self._empty()):
@@ -118,6 +107,15 @@ class DatabaseFile:
             return head
         finally:
             os.close(file)
+
+    def count(self) -> None:
+        """The database has it open now, and nobody else in this process."""
+        self._times = _times_open(self.path)
+
+    def check(self) -> None:
+        """Raises `ExportError` if it was opened once more since."""
+        if _times_open(self.path) > self._times:
+            raise ExportError(f"{self.path}: {_TWICE}, meanwhile; nothing more is written to it")
 
     def replace(self) -> None:
         """An empty database in place of the file."""
@@ -198,25 +196,20 @@ class DatabaseFile:
             raise ConfigurationError(f"{of or self.path}: {error.strerror}") from None
 
 
-def _is_open_here(file: int) -> bool:
-    """Whether a database has the file locked in this process already, by a connection of the
-    user's: that would not keep ours out, and what one of them writes the other writes over."""
-    if not fcntl:
-        return False
-    with suppress(OSError):  # a file system that has no locks
-        if _ON_LINUX:
-            asked = pack(_LOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-            kind, *_, holder = unpack(_LOCK, fcntl.fcntl(file, fcntl.F_OFD_GETLK, asked))
-            return bool(kind != fcntl.F_UNLCK and holder == os.getpid())
-        try:  # where this kind of lock is kept out by the other
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            fcntl.flock(file, fcntl.LOCK_UN)
-        except BlockingIOError:
-            return True
-    return False
+# Locks of one process are not in each other's way: what one connection writes another one of this
+# process writes over, and to close any descriptor of a file drops all locks on it.
+_TWICE = "this process has it open already"
 
 
-_LOCK = "hhqqi4x"  # kind, whence, start, length, process
+def _times_open(path: Path) -> int:
+    """How often this process has the file open; 0 where that cannot be known."""
+    times = 0
+    with suppress(OSError):
+        found = path.stat()
+        for name in os.listdir("/dev/fd"):
+            with suppress(OSError):  # that of the list itself
+                times += os.path.samestat(os.fstat(int(name)), found)
+    return times
 
 
 class FileDatabase(Database):
@@ -244,6 +237,12 @@ class FileDatabase(Database):
             if not cleared:
                 raise ConfigurationError(what)
             self._file.replace()
+
+    def settle(self, cursor: Any) -> None:  # noqa: ARG002
+        self._file.count()
+
+    def before_commit(self) -> None:
+        self._file.check()
 
     def release(self, *, keep: bool) -> None:
         self._file.release(keep=keep)

@@ -113,6 +113,7 @@ class DuckDB(FileDatabase):
         cursor.execute(f"SET memory_limit = '{MEMORY + (4 * size >> 20)}MB'")
 
     def before_commit(self) -> None:
+        super().before_commit()
         self._commits += 1
         self._file.protect(".wal")
 

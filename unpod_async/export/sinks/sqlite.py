@@ -69,6 +69,7 @@ class SQLite(FileDatabase):
     def settle(self, cursor: Any) -> None:
         for setting in ("synchronous = FULL", "cache_size = -65536", "temp_store = MEMORY"):
             cursor.execute(f"PRAGMA {setting}")
+        super().settle(cursor)
 
     def columns_of(self, table: str) -> str:
         return f"SELECT name, type FROM pragma_table_info('{table}')"
