@@ -626,6 +626,7 @@ PLACES = [
 ]
 
 
+@pytest.mark.once
 @pytest.mark.anyio
 @pytest.mark.parametrize("place", PLACES, ids=str)
 @pytest.mark.parametrize("via", ["walk", "runs"])

@@ -65,6 +65,7 @@ def test_a_row_takes_no_more_than_16_bytes() -> None:
     assert grown < 100_000 * 16 + 2 * 1500 * 120  # … beside the ids that are kept as they are
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("expected", [0, 10, 10**12])
 def test_a_wrong_idea_of_the_length_costs_no_row_and_bounded_memory(expected: int) -> None:
     seen: Seen[None] = Seen(100)

@@ -627,6 +627,7 @@ def test_a_duckdb_has_no_index_which_would_grow_in_memory_with_the_rows(tmp_path
     assert kept == [("tasks", "NOT NULL"), ("transcript_turns", "NOT NULL")]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", ["x", "memory", "temp", "we ird'q\"x", "a.b"])
 def test_a_duckdb_has_the_name_that_others_know_it_by(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
@@ -875,6 +876,7 @@ def test_a_connection_that_is_lost_in_a_write(postgres: Place) -> None:
     assert len(postgres.table("tasks")) == 2
 
 
+@pytest.mark.once
 def test_a_large_batch_may_change_whole(tmp_path: Path) -> None:
     """DuckDB keeps in memory what a transaction changes, and has little."""
     place = Place("duckdb", f"{tmp_path}/x.duckdb")
@@ -955,6 +957,7 @@ TAMPERINGS: dict[str, Callable[[Place], None]] = {
 }
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("words", TAMPERINGS)
 def test_tampering_is_found(place: Place, words: str) -> None:
     rows = [line(task_id="T1", output=talk("a", "b")), line(task_id="T2", output=talk("c"))]

@@ -38,6 +38,7 @@ def assert_whole(outcome: Outcome) -> None:
     assert not outcome.report.missing
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("lanes", [1, 2, 8])
 @pytest.mark.parametrize("name", CHURNS)
 def test_nothing_that_lived_throughout_is_lost_or_repeated(name: str, lanes: int) -> None:
@@ -260,6 +261,7 @@ def test_rows_that_cannot_be_read_cost_only_themselves(rows: int, size: int, lan
             assert outcome.requests < 120
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("lanes", [1, 4])
 def test_unreadable_rows_that_move_cost_next_to_nothing_and_are_never_called_proved(
     lanes: int,
