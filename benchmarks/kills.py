@@ -4,7 +4,8 @@
 with SIGKILL, at random moments: after some requests, and some milliseconds more. After each
 kill the target is read without our code, and the next process goes on. Of some exports the list
 changes while it is read; and each that is finished is read again in full after a third of its
-rows have changed, and killed then too. `--only NAME` (more than once) picks destinations.
+rows have changed, and killed then too. `--only NAME` (more than once) picks destinations; an
+object store is among them if UNPOD_TEST_STORE has its URL, as `--to` takes it.
 Exit status 1 if anything was found.
 
 Columns: kills behind which there was something to go on from (`resumes`), finished `exports`,
@@ -47,6 +48,7 @@ from unpod_async.export._engine import Export, Options
 from unpod_async.export._jobs import wanted_of
 from unpod_async.export._sink import sink_for
 from unpod_async.export._state import Job, State
+from unpod_async.export.sinks import duckdb
 from unpod_async.simulator import Churn, Simulator
 
 NAMES = [name for name in destinations.ALL if name != "mock"]  # which dies with its process
@@ -68,6 +70,8 @@ class Address(NamedTuple):
 
 def export(target: str, address: Address, full: bool) -> None:
     """One go of an export, with many small writes."""
+
+    duckdb.COMMITS = 3  # so that its file is attached anew as often as in a long export
 
     async def go() -> None:
         async with UnpodClient(token=address.token, base_url=address.base_url) as client:

@@ -29,8 +29,11 @@ TURNS = "transcript_turns"
 SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".csv", ".arrow")
 FILES = [f"x{suffix}{end}" for suffix in SUFFIXES for end in ("", "/")]
 DATABASES = ["x.duckdb", "x.sqlite", "postgres"]
-ALL = [*FILES, *DATABASES, "delta", "mock"]
-"""The names of `destination()`; "mock" is a folder of an object store."""
+STORE = "UNPOD_TEST_STORE"
+"""The variable with the URL of an object store, as `--to` takes it, to be tried too."""
+STORED = ["store x.parquet/", "store x.jsonl"] if STORE in os.environ else []
+ALL = [*FILES, *DATABASES, "delta", *STORED, "mock"]
+"""The names of `destination()`; "mock" is a folder of an object store in memory."""
 
 Row = dict[str, Any]
 Said = tuple[str | None, str | None, datetime | None]
@@ -71,7 +74,9 @@ def destination(name: str, place: Path, server: Callable[[], str]) -> Destinatio
     if name == "delta":
         return Delta(place)
     if name == "mock":
-        return Files("x.parquet/", MockDisk(place.name))
+        return Files("x.parquet/", in_memory(place.name))
+    if name.startswith("store "):
+        return Files(name.removeprefix("store "), in_store(os.environ[STORE]))
     if name.endswith(".duckdb"):
         return DuckDB(place / name)
     return Sqlite(place / name) if name.endswith(".sqlite") else Files(name, Disk(place))
@@ -139,7 +144,7 @@ class Disk:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self.url = f"{root}/"
+        self.url, self.query = f"{root}/", ""
 
     def read(self, name: str) -> bytes | None:
         path = self._root / name
@@ -153,36 +158,50 @@ class Disk:
         return sorted(str(path.relative_to(self._root)) for path in paths if path.is_file())
 
 
-class MockDisk:
-    """An object store in memory. `system` has to be what the URL leads to."""
+class Bucket:
+    """A folder of an object store; `query` is what else its URLs need."""
 
-    def __init__(self, bucket: str) -> None:
-        self.system = pafs._MockFileSystem()
-        self.system.create_dir(bucket)
-        self.bucket = bucket
-        self.url = f"mock://{bucket}/"
+    def __init__(self, system: Any, folder: str, scheme: str, query: str = "") -> None:
+        self.system = system
+        self.folder = folder
+        self.url, self.query = f"{scheme}://{folder}/", query
 
     def read(self, name: str) -> bytes | None:
         if name not in self.names():
             return None
-        with self.system.open_input_file(f"{self.bucket}/{name}") as file:
+        with self.system.open_input_file(f"{self.folder}/{name}") as file:
             return bytes(file.read())
 
     def write(self, name: str, content: bytes) -> None:
-        with self.system.open_output_stream(f"{self.bucket}/{name}") as file:
+        with self.system.open_output_stream(f"{self.folder}/{name}") as file:
             file.write(content)
 
     def names(self) -> list[str]:
-        found = self.system.get_file_info(pafs.FileSelector(self.bucket, recursive=True))
-        return sorted(info.path.removeprefix(f"{self.bucket}/") for info in found if info.is_file)
+        everything = pafs.FileSelector(self.folder, recursive=True, allow_not_found=True)
+        found = self.system.get_file_info(everything)
+        return sorted(info.path.removeprefix(f"{self.folder}/") for info in found if info.is_file)
+
+
+def in_memory(folder: str) -> Bucket:
+    """One that forgets all. Its `system` has to be what the URL leads to."""
+    system = pafs._MockFileSystem()
+    system.create_dir(folder)
+    return Bucket(system, folder, "mock")
+
+
+def in_store(url: str) -> Bucket:
+    """A new folder below an URL, as `--to` takes it."""
+    system, path = pafs.FileSystem.from_uri(url)
+    scheme, query = url.partition("://")[0], url.partition("?")
+    return Bucket(system, f"{path}/{secrets.token_hex(8)}", scheme, "".join(query[1:]))
 
 
 class Files:
     """A file (its parts beside it while an export is under way), or a folder of files."""
 
-    def __init__(self, name: str, disk: Disk | MockDisk) -> None:
+    def __init__(self, name: str, disk: Disk | Bucket) -> None:
         self.name, self.disk = name, disk
-        self.target = disk.url + name
+        self.target = disk.url + name + disk.query
         self._is_folder = name.endswith("/")
         self._base = name.rstrip("/")
         self._root = f"{self._base}/" if self._is_folder else ""

@@ -8,9 +8,10 @@ import errno
 import json
 import os
 import shutil
-import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -23,11 +24,11 @@ pytest.importorskip("pyarrow")
 from destinations import (
     ALL,
     TURNS,
+    Bucket,
     Delta,
     Destination,
     Files,
     Held,
-    MockDisk,
     Postgres,
     Row,
     Sqlite,
@@ -109,9 +110,10 @@ def make(
 
     def filesystem(url: str) -> Any:
         bucket, _, path = url.removeprefix("mock://").partition("/")
-        if bucket not in systems:
-            return found(url)
-        return Store(systems[bucket]), f"{bucket}/{path}".rstrip("/")
+        if bucket in systems:
+            return Store(systems[bucket]), f"{bucket}/{path}".rstrip("/")
+        system, path = found(url)
+        return Store(system), path
 
     monkeypatch.setattr(_store_url, "_filesystem", filesystem)
     monkeypatch.setattr(_sink, "STORES", {*_sink.STORES, "mock"})  # it forgets all: for tests
@@ -121,8 +123,8 @@ def make(
         folder.mkdir()
         server = lambda: request.getfixturevalue("postgres_server")  # noqa: E731
         one = destination(request.param, folder, server)
-        if isinstance(one, Files) and isinstance(one.disk, MockDisk):
-            systems[one.disk.bucket] = one.disk.system
+        if request.param == "mock" and isinstance(one, Files) and isinstance(one.disk, Bucket):
+            systems[one.disk.folder] = one.disk.system
         return one
 
     with pytest.MonkeyPatch.context() as patch:
@@ -373,14 +375,18 @@ def lost_connection(place: Postgres, sink: Any) -> Iterator[None]:
 
 @contextmanager
 def refusing_table(place: Sqlite, _: Any) -> Iterator[None]:
-    """The table of the states takes none."""
-    with closing(sqlite3.connect(place.path)) as base:
-        base.execute(
-            "CREATE TRIGGER refusal BEFORE UPDATE ON unpod_export "
-            "BEGIN SELECT RAISE(ABORT, 'refused'); END"
-        )
-        yield
-        base.execute("DROP TRIGGER refusal")
+    """The table of the states takes none, by what another process has done."""
+
+    def run(sql: str) -> None:
+        code = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute(sys.argv[2])"
+        subprocess.run([sys.executable, "-c", code, place.path, sql], check=True)
+
+    run(
+        "CREATE TRIGGER refusal BEFORE UPDATE ON unpod_export "
+        "BEGIN SELECT RAISE(ABORT, 'refused'); END"
+    )
+    yield
+    run("DROP TRIGGER refusal")
 
 
 @contextmanager

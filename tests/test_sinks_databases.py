@@ -27,6 +27,7 @@ from unpod_async.errors import ConfigurationError, ExportError
 from unpod_async.export._batch import Batch
 from unpod_async.export._sink import Written, sink_for
 from unpod_async.export._state import Job, Receipt, State
+from unpod_async.export.sinks._database import harmless
 from unpod_async.simulator import Simulator
 
 pytestmark = pytest.mark.drivers
@@ -923,6 +924,18 @@ def test_no_password_is_told(url: str) -> None:
 
 
 # -- proof
+
+
+@pytest.mark.parametrize(
+    ("sent", "told"),
+    [
+        ("IO Error: [duckdb] Cannot write 'x'\nmore", "IO Error: [duckdb] Cannot write …"),
+        ("Failed to commit transaction: log is gone", "log is gone"),
+        ("Failed to commit transaction: 15", "Failed to commit transaction: 15"),
+    ],
+)
+def test_what_is_told_of_a_driver_s_error(sent: str, told: str) -> None:
+    assert harmless(sent) == told
 
 
 def tamper(place: Place, table: str, column: str, value: str, where: str) -> None:

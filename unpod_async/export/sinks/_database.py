@@ -162,9 +162,11 @@ class Database:
 
 
 def harmless(text: str) -> str:
-    """The first line of an error without its prefixes and without what it quotes: that may be
-    of a row. Names of our own stay."""
-    line = _PREFIX.sub("", text.strip().partition("\n")[0])
+    """The first line of an error without its prefixes, if more than a number is left then, and
+    without what it quotes: that may be of a row. Names of our own stay."""
+    line = text.strip().partition("\n")[0]
+    short = _PREFIX.sub("", line)
+    line = short if any(map(str.isalpha, short)) else line
     return safe_text(_QUOTED.sub(_unquoted, line), limit=300)
 
 

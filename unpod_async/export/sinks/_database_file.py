@@ -21,7 +21,7 @@ __all__ = ["DatabaseFile", "FileDatabase"]
 
 T = TypeVar("T")
 
-_OPEN = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+_OPEN = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 
 class DatabaseFile:
@@ -74,7 +74,7 @@ class DatabaseFile:
 
     def take(self) -> None:
         """Lock the file; make one if there is none."""
-        self._status()
+        self._status()  # what is refused here leaves no trace; what counts is what is there below
         self._reached(self._hold, of=self.scratch)
         self._may_tidy = True
         try:
@@ -178,7 +178,8 @@ class DatabaseFile:
         seed = self._empty()
         file = self._reached(lambda: os.open(path, _OPEN | os.O_CREAT | os.O_EXCL, 0o600))
         try:
-            os.fchmod(file, 0o600)
+            if hasattr(os, "fchmod"):
+                os.fchmod(file, 0o600)  # whatever the umask
             if os.write(file, seed) < len(seed):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         except BaseException:

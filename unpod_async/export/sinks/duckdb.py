@@ -72,6 +72,7 @@ class DuckDB(FileDatabase):
             path, beside=(".wal",), empty=_empty, is_ours=lambda head: head[8:12] == b"DUCK"
         )
         super().__init__(file)
+        self._name = ""
         self._commits = 0
 
     def connect(self, *, read_only: bool = False) -> Any:
