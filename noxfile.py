@@ -180,9 +180,14 @@ def proof(session: nox.Session) -> None:
 
 @nox.session(requires=["build"])
 def durability(session: nox.Session) -> None:
-    """Not a gate: kills exports 200 times a destination, `-- 20` that often."""
-    install(session, "test")
-    session.run("python", "-W", "error", "benchmarks/kills.py", *session.posargs, env=INSTALLED)
+    """Not a gate: kills exports 200 times a destination, `-- 20` that often; the contract of
+    destinations once more, of an object store."""
+    install(session, "test", "store")
+    beside = ("python", "benchmarks/store.py")
+    contract = ("pytest", "tests/test_sink_contract.py", "-k", "store")
+    session.run(*beside, *contract, env=INSTALLED)
+    kills = ("python", "-W", "error", "benchmarks/kills.py", *session.posargs)
+    session.run(*beside, *kills, env=INSTALLED)
 
 
 @nox.session(requires=["build"])

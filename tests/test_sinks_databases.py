@@ -466,7 +466,7 @@ def test_files_are_their_owner_s_alone(file: Place) -> None:
         sink = file.opened()
         modes = []
         commit = sink._database.before_commit
-        sink._database.before_commit = lambda: (commit(), modes.extend(beside(file)))
+        sink._database.before_commit = lambda cursor: (commit(cursor), modes.extend(beside(file)))
         sink.write(tasks(*LINES), state(1))
         modes += beside(file)
         sink.close(Receipt(tool="test", job=JOB))
@@ -775,11 +775,87 @@ def test_a_file_that_this_process_opens_meanwhile_is_not_written_to(file: Place)
     sink = file.opened()
     sink.write(tasks(*LINES[:2]), state(1))
     with connection(file):
-        with pytest.raises(ExportError, match="this process has it open already, meanwhile"):
+        with pytest.raises(ExportError, match="opened by somebody else meanwhile"):
             sink.write(tasks(*LINES[2:4]), state(2))
         sink.close(None)
     assert len(file.table("tasks")) == 2
     assert file.checkpoint() == state(1)
+
+
+def test_what_this_process_stores_in_a_file_meanwhile_stays_there(file: Place) -> None:
+    """Also if the export has made the file, and even if nobody sees it at a commit."""
+    for first in (False, True):
+        file = Place(file.name, f"{file.target}{first}.{file.name}")
+        sink = file.opened()
+        if not first:
+            sink.write(tasks(*LINES[:2]), state(1))
+        with connection(file) as link:
+            link.execute("CREATE TABLE mine AS SELECT 1 AS x")
+            link.commit()
+        if file.name == "duckdb":
+            with pytest.raises(ExportError, match="opened by somebody else meanwhile"):
+                sink.write(tasks(*LINES[2:4]), state(2))
+        sink.close(None)
+        assert file.sql("SELECT count(*) FROM mine") == [(1,)]
+        if not first:
+            assert len(file.table("tasks")) == 2
+
+
+def test_a_file_that_is_moved_away_is_not_made_anew(file: Place) -> None:
+    sink = file.opened()
+    sink.write(tasks(*LINES[:2]), state(1))
+    file.path.rename(file.path.with_name("old"))
+    refusals = "was replaced or opened|cannot be written to"
+    with pytest.raises((ExportError, ConfigurationError), match=refusals):
+        sink.write(tasks(*LINES[2:4]), state(2))
+    sink.close(None)
+    assert not file.path.exists()
+
+
+def test_an_error_on_the_way_out_gives_the_lock_back(file: Place) -> None:
+    file.path.touch()
+    sink = file.opened()
+    file.path.unlink()
+    sink.close(None)
+    file.export(tasks(*LINES[:2]))
+    assert file.sink().verify()[1] == []
+
+
+def test_those_who_verify_keep_exports_away_to_the_last(file: Place) -> None:
+    file.export(tasks(*LINES[:2]))
+    first, second = (file.sink()._database._file for _ in range(2))
+    for held in (first, second):
+        held.look()
+    first.release(keep=True)
+    with pytest.raises(ConfigurationError, match="another export is writing to"):
+        file.opened()
+    second.release(keep=True)
+    file.opened().close(None)
+    assert os.listdir(file.path.parent) == [file.path.name]
+
+
+def test_a_program_that_changes_a_duckdb_while_it_is_attached_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unpod_async.export.sinks.duckdb.COMMITS", 1)
+    place = Place("duckdb", str(tmp_path / "x.duckdb"))
+    sink = place.opened()
+    sink.write(tasks(*LINES[:2]), state(1))
+    attach = sink._database._attach
+
+    def late(cursor: Any) -> None:
+        code = (
+            "import duckdb, sys; duckdb.connect(sys.argv[1]).execute('CREATE TABLE mine (x INT)')"
+        )
+        subprocess.run([sys.executable, "-c", code, place.target], check=True)
+        attach(cursor)
+
+    monkeypatch.setattr(sink._database, "_attach", late)
+    with pytest.raises(ExportError, match="was changed by another program meanwhile"):
+        sink.write(tasks(*LINES[2:4]), state(2))
+    sink.close(None)
+    assert place.sql("SELECT count(*) FROM mine") == [(0,)]
+    assert place.checkpoint() == state(1)
 
 
 def test_a_duckdb_that_is_attached_anew_goes_on_where_it_was(
@@ -814,24 +890,28 @@ def test_a_program_that_takes_a_duckdb_while_it_is_attached_anew(
 ) -> None:
     pytest.importorskip("duckdb")
     monkeypatch.setattr("unpod_async.export.sinks.duckdb.COMMITS", 1)
+    monkeypatch.setattr("unpod_async.export.sinks.duckdb.PATIENCE", 0.1)
     place = Place("duckdb", str(tmp_path / "x.duckdb"))
     sink = place.opened()
     sink.write(tasks(*LINES[:2]), state(1))
-    attach = sink._database._attach
+    attach, tries = sink._database._attach, []
     with subprocess.Popen(
         [sys.executable, "-c", OPENER, place.target], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as other:
 
         def late(cursor: Any) -> None:
-            assert other.stdin is not None and other.stdout is not None
-            other.stdin.write(b"\n")
-            other.stdin.flush()
-            assert other.stdout.readline() == b"ready\n"
+            if not tries:
+                assert other.stdin is not None and other.stdout is not None
+                other.stdin.write(b"\n")
+                other.stdin.flush()
+                assert other.stdout.readline() == b"ready\n"
+            tries.append(attach)
             attach(cursor)
 
         monkeypatch.setattr(sink._database, "_attach", late)
         with pytest.raises(ConfigurationError, match="another program has it open"):
             sink.write(tasks(*LINES[2:4]), state(2))
+        assert len(tries) > 1
         other.kill()
     monkeypatch.setattr(sink._database, "_attach", attach)
     sink.write(tasks(*LINES[2:4]), state(2))
@@ -863,7 +943,7 @@ def test_one_export_at_a_time_in_a_process(place: Place) -> None:
 def test_a_connection_that_is_lost_in_a_write(postgres: Place) -> None:
     sink = postgres.opened()
     sink.write(tasks(*LINES[:2]), state(1))
-    sink._database.before_commit = lambda: postgres.sql(
+    sink._database.before_commit = lambda _: postgres.sql(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
         "WHERE datname = current_database() AND pid <> pg_backend_pid()"
     )

@@ -17,7 +17,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["locked"]
+__all__ = ["is_last", "locked"]
 
 _FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)
 
@@ -40,3 +40,14 @@ def locked(folder: Path, target: object, *, shared: bool = False) -> int | None:
     finally:
         if file >= 0:
             os.close(file)
+
+
+def is_last(file: int, folder: Path) -> bool:
+    """Whether nobody shares what `locked` gave, and it is still what has this name: then it may be
+    removed. Nobody is kept out any more if not."""
+    if not fcntl:
+        return False
+    with suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.lstat(folder), os.fstat(file))
+    return False

@@ -180,12 +180,12 @@ class AdbcSink:
             if self._link is None:
                 self._database.replace(cleared=self._clear)
                 self._connect()
-            self._rest()
+            self._before()
             link = self._link.adbc_connection
             link.set_autocommit(False)
             try:
                 yield
-                self._database.before_commit()
+                self._database.before_commit(self._cursor)
                 link.commit()
             except BaseException:
                 self._must_look = True
@@ -194,10 +194,11 @@ class AdbcSink:
             self._clear, self._made = False, True
             self._wrote = self._has_row = True
             link.set_autocommit(True)
+            self._database.after()
 
-    def _rest(self) -> None:
+    def _before(self) -> None:
         try:
-            self._database.rest(self._cursor)
+            self._database.before(self._cursor)
         except BaseException:
             self._disconnect()
             raise
@@ -206,6 +207,7 @@ class AdbcSink:
         try:
             link.rollback()
             link.set_autocommit(True)
+            self._database.after()
         except Exception:
             self._disconnect()
 

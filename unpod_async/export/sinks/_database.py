@@ -80,14 +80,18 @@ class Database:
     def settle(self, cursor: Any) -> None:
         """What the session needs before it writes."""
 
-    def rest(self, cursor: Any) -> None:
-        """Between two transactions. After an error the connection is not used again."""
+    def before(self, cursor: Any) -> None:
+        """First of all, outside of the transaction that is to begin. After an error the connection
+        is not used again."""
 
     def expect_update(self, cursor: Any, size: int) -> None:
         """So many bytes of rows are about to be replaced in this transaction."""
 
-    def before_commit(self) -> None:
+    def before_commit(self, cursor: Any) -> None:
         """Last of all in a transaction."""
+
+    def after(self) -> None:
+        """A transaction has ended, well or not."""
 
     def finish(self, cursor: Any) -> None:
         """The export is over."""

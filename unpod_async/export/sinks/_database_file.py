@@ -7,13 +7,13 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from unpod_async.errors import ConfigurationError, ExportError
-from unpod_async.export._lock import locked
+from unpod_async.export._lock import is_last, locked
 
 from ._database import Database
 
@@ -46,9 +46,10 @@ class DatabaseFile:
         self._is_ours = is_ours
         self._lock: int | None = None
         self._may_tidy = False
-        self._times = 0
+        self._known: tuple[int, ...] = ()
         self._was_there = True
         self._was_empty = False
+        self._seeded = 0
         self._protected: set[Path] = set()
         self.is_foreign = False
         """Whether the file is no such database."""
@@ -63,8 +64,11 @@ class DatabaseFile:
         """Keep exports away. Raises `ConfigurationError` if the file cannot be read as it is."""
         if self._status() is None:
             raise ConfigurationError(f"{self.path} is not there")
-        with suppress(OSError):  # where nothing can be made, nobody can write
+        try:
             self._hold(shared=True)
+        except OSError as error:  # where nothing can be made, nobody writes
+            if self.scratch.exists():
+                raise ConfigurationError(f"{self.scratch}: {error.strerror}") from None
         try:
             if not self._is_ours(self._head(os.O_RDONLY)):
                 raise ConfigurationError(f"{self.path} is no such database")
@@ -76,7 +80,7 @@ class DatabaseFile:
         """Lock the file; make one if there is none."""
         self._status()  # what is refused here leaves no trace; what counts is what is there below
         self._reached(self._hold, of=self.scratch)
-        self._may_tidy = True
+        self._may_tidy, self._was_there, self._was_empty = True, True, False
         try:
             if self._status() is None:
                 self._make(self.path)
@@ -96,26 +100,63 @@ class DatabaseFile:
 
     def _head(self, flags: int) -> bytes:
         """The first bytes of the file. An empty one becomes a database, if it can be written to."""
-        if _times_open(self.path):
-            raise ConfigurationError(f"{self.path}: {_TWICE}: close that connection first")
+        self.check_closed()
         file = os.open(self.path, flags)
         try:
             head = os.read(file, 64)
-            if flags == _OPEN and not head and (seed := self._empty()):
+            if flags == _OPEN and not head:
                 self._was_empty = True
-                os.write(file, seed)
+                self._seed(file, self.path)
             return head
         finally:
             os.close(file)
 
-    def count(self) -> None:
-        """The database has it open now, and nobody else in this process."""
-        self._times = _times_open(self.path)
+    def _seed(self, file: int, path: Path) -> None:
+        """An empty database in an empty file."""
+        seed = self._empty()
+        if os.write(file, seed) < len(seed):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        self._seeded = len(seed)
 
-    def check(self) -> None:
-        """Raises `ExportError` if it was opened once more since."""
-        if _times_open(self.path) > self._times:
-            raise ExportError(f"{self.path}: {_TWICE}, meanwhile; nothing more is written to it")
+    # Locks of one process are not in each other's way: what one connection writes another one of
+    # the same process writes over, and to close any descriptor of a file drops all locks on it.
+
+    def check_closed(self) -> None:
+        """Raises `ConfigurationError` if this process has the file open."""
+        if _times_open(self.path):
+            raise ConfigurationError(
+                f"{self.path}: this process has it open already: close that connection first"
+            )
+
+    def mark(self) -> None:
+        """This is how our database has it, and leaves it until it is asked for more."""
+        self._known = self._traits()
+
+    def check(self, *, changing: bool = False) -> None:
+        """Raises `ExportError` if it is not as it was marked; if our database is `changing` it,
+        unless it is the same file, and open no more often."""
+        count = 2 if changing else None
+        if self._traits()[:count] != self._known[:count]:
+            raise ExportError(
+                f"{self.path} was replaced or opened by somebody else meanwhile:"
+                " nothing more is written to it"
+            )
+
+    def _traits(self) -> tuple[int, ...]:
+        with suppress(OSError):
+            found = self.path.stat()
+            return (found.st_ino, _times_open(self.path), found.st_size, found.st_mtime_ns)
+        return ()
+
+    @contextmanager
+    def let_go(self) -> Iterator[None]:
+        """Around a block in which our database lets go of it and takes it again. Raises
+        `ExportError` if somebody else has changed it meanwhile."""
+        self.mark()
+        yield
+        kept, self._known = self._known, self._traits()
+        if kept[2:] != self._known[2:]:
+            raise ExportError(f"{self.path} was changed by another program meanwhile")
 
     def replace(self) -> None:
         """An empty database in place of the file."""
@@ -139,20 +180,26 @@ class DatabaseFile:
         lock, self._lock = self._lock, None
         if lock is None:
             return
-        if self._may_tidy:
-            self._tidy(keep=keep)
-            shutil.rmtree(self.scratch, ignore_errors=True)
-        else:
-            with suppress(OSError):
-                self.scratch.rmdir()
-        os.close(lock)
+        try:
+            if self._may_tidy:
+                with suppress(OSError):
+                    self._tidy(keep=keep)
+                shutil.rmtree(self.scratch, ignore_errors=True)
+            elif is_last(lock, self.scratch):
+                with suppress(OSError):
+                    self.scratch.rmdir()
+        finally:
+            os.close(lock)
 
     def _tidy(self, *, keep: bool) -> None:
-        """What we made beside the file goes if the database did not use it."""
-        if not keep and not self._was_there:
-            self.path.unlink(missing_ok=True)
-        elif not keep and self._was_empty:
-            os.close(os.open(self.path, _OPEN | os.O_TRUNC))
+        """What we made goes if neither the database nor anybody else did anything with it."""
+        if _times_open(self.path):
+            return
+        if not keep and self.path.stat().st_size == self._seeded:
+            if not self._was_there:
+                self.path.unlink()
+            elif self._was_empty:
+                os.close(os.open(self.path, _OPEN | os.O_TRUNC))
         for path in self._protected:
             with suppress(OSError):
                 if not path.stat().st_size:
@@ -175,13 +222,11 @@ class DatabaseFile:
         return found
 
     def _make(self, path: Path) -> None:
-        seed = self._empty()
         file = self._reached(lambda: os.open(path, _OPEN | os.O_CREAT | os.O_EXCL, 0o600))
         try:
             if hasattr(os, "fchmod"):
                 os.fchmod(file, 0o600)  # whatever the umask
-            if os.write(file, seed) < len(seed):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            self._seed(file, path)
         except BaseException:
             path.unlink(missing_ok=True)
             raise
@@ -195,11 +240,6 @@ class DatabaseFile:
             if error.errno in (errno.ENOSPC, errno.EIO, errno.EDQUOT):
                 raise
             raise ConfigurationError(f"{of or self.path}: {error.strerror}") from None
-
-
-# Locks of one process are not in each other's way: what one connection writes another one of this
-# process writes over, and to close any descriptor of a file drops all locks on it.
-_TWICE = "this process has it open already"
 
 
 def _times_open(path: Path) -> int:
@@ -240,10 +280,10 @@ class FileDatabase(Database):
             self._file.replace()
 
     def settle(self, cursor: Any) -> None:  # noqa: ARG002
-        self._file.count()
+        self._file.mark()
 
-    def before_commit(self) -> None:
-        self._file.check()
+    def before_commit(self, cursor: Any) -> None:  # noqa: ARG002
+        self._file.check(changing=True)
 
     def release(self, *, keep: bool) -> None:
         self._file.release(keep=keep)

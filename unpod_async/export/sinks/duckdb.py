@@ -2,7 +2,7 @@
 
 The tables have JSON columns as JSON and times as TIMESTAMPTZ, and no primary key: DuckDB would
 keep its index in memory, 70 bytes a row. While an export runs, the file is locked by it and by
-DuckDB: nobody else can write to it, or read it.
+DuckDB: nobody else can write to it or read it, but for a moment each `COMMITS`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ import os
 import tempfile
 from typing import Any, ClassVar
 
+import backoff
+
 from unpod_async._missing import needs
+from unpod_async.errors import ExportError
 from unpod_async.export._schema import TIME
 from unpod_async.export._state import Kind
 
@@ -43,6 +46,9 @@ usual 122,880 that takes twice the time of all else, and of 40,960 updates take 
 COMMITS = 20
 """After which the file is attached anew: of all that was written since, DuckDB keeps where it lies,
 40 bytes a row."""
+PATIENCE = 10.0
+"""Seconds in which another program that has taken the file in between may let it go again."""
+HELD = "another program has it open"
 SESSION = '"unpod.session"'
 """Where the database is attached: only then it takes a size of groups. No file gives this name."""
 
@@ -76,6 +82,7 @@ class DuckDB(FileDatabase):
         self._commits = 0
 
     def connect(self, *, read_only: bool = False) -> Any:
+        self._file.check_closed()
         if read_only:
             return _connect(self.target, SETTINGS | {"access_mode": "READ_ONLY"})
         link = _connect(":memory:", SETTINGS | {"temp_directory": str(self._file.scratch)})
@@ -103,22 +110,46 @@ class DuckDB(FileDatabase):
         self._name = quoted(cursor.fetchone()[0].replace('"', '""'))
         cursor.execute(f"USE {self._name}.main")
 
-    def rest(self, cursor: Any) -> None:
-        if self._commits >= COMMITS:
-            cursor.execute(f"USE {SESSION}")
-            cursor.execute(f"DETACH {self._name}")
-            self._attach(cursor)
+    def before(self, cursor: Any) -> None:
+        self._check(cursor)
+        if self._commits < COMMITS:
+            return
+        cursor.execute(f"USE {SESSION}")
+        cursor.execute(f"DETACH {self._name}")
+        attach = backoff.on_exception(
+            backoff.constant,
+            self.errors(),
+            interval=0.01,
+            jitter=None,
+            max_time=PATIENCE,
+            giveup=lambda error: self.refusal(error) != HELD,
+            logger=None,
+        )(self._attach)
+        with self._file.let_go():
+            attach(cursor)
+
+    def _check(self, cursor: Any, *, changing: bool = False) -> None:
+        try:
+            self._file.check(changing=changing)
+        except ExportError:
+            # Else it would write over what another one wrote when it is closed.
+            cursor.execute("PRAGMA disable_checkpoint_on_shutdown")
+            raise
 
     def expect_update(self, cursor: Any, size: int) -> None:
         """What a transaction changes stays in memory until its end, three times."""
         cursor.execute(f"SET memory_limit = '{MEMORY + (4 * size >> 20)}MB'")
 
-    def before_commit(self) -> None:
-        super().before_commit()
+    def before_commit(self, cursor: Any) -> None:
+        self._check(cursor, changing=True)
         self._commits += 1
         self._file.protect(".wal")
 
+    def after(self) -> None:
+        self._file.mark()
+
     def finish(self, cursor: Any) -> None:
+        self._check(cursor)
         cursor.execute("CHECKPOINT")
 
     # It needs no index of turns: it scans as fast, and a key could not be deleted and inserted in
@@ -134,7 +165,7 @@ class DuckDB(FileDatabase):
     def refusal(self, error: Exception) -> str | None:
         text = str(error)
         if "Conflicting lock" in text or "Could not set lock" in text:
-            return "another program has it open"
+            return HELD
         if "not a valid DuckDB database" in text:
             return "it is no DuckDB database"
         return None

@@ -61,6 +61,7 @@ class SQLite(FileDatabase):
         super().__init__(file)
 
     def connect(self, *, read_only: bool = False) -> Any:
+        self._file.check_closed()
         return dbapi.connect(self._url("ro" if read_only else "rw"), autocommit=True)
 
     def _url(self, mode: str) -> str:
@@ -88,8 +89,8 @@ class SQLite(FileDatabase):
         return f"'{moment.cast(pa.string())[0].as_py()}'"
 
     def rows(self, cursor: Any, table: str, fields: pa.Schema) -> Iterator[tuple[Any, ...]]:
-        """By the module of Python: the driver guesses a column's type from its first values.
-        Only after the driver's connection is closed may this one be: see `_database_file`."""
+        """By the module of Python: the driver guesses a column's type from its first values. To
+        close its connection drops the driver's locks, of which there are none by then."""
         del cursor
         times = [at for at, field in enumerate(fields) if pa.types.is_timestamp(field.type)]
         names = ", ".join(map(quoted, fields.names))
