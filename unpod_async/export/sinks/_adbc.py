@@ -142,6 +142,9 @@ class AdbcSink:
             self._database.finish(self._cursor)
 
     def _leave(self) -> None:
+        if self._link is not None:
+            with suppress(Exception):
+                self._before()
         self._disconnect()
         self._database.release(keep=self._wrote)
 

@@ -81,8 +81,8 @@ class Database:
         """What the session needs before it writes."""
 
     def before(self, cursor: Any) -> None:
-        """First of all, outside of the transaction that is to begin. After an error the connection
-        is not used again."""
+        """Between two transactions, or behind the last one. After an error the connection is not
+        used again."""
 
     def expect_update(self, cursor: Any, size: int) -> None:
         """So many bytes of rows are about to be replaced in this transaction."""

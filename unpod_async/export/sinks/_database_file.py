@@ -7,8 +7,8 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -114,9 +114,9 @@ class DatabaseFile:
     def _seed(self, file: int, path: Path) -> None:
         """An empty database in an empty file."""
         seed = self._empty()
-        if os.write(file, seed) < len(seed):
+        self._seeded = os.write(file, seed)
+        if self._seeded < len(seed):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        self._seeded = len(seed)
 
     # Locks of one process are not in each other's way: what one connection writes another one of
     # the same process writes over, and to close any descriptor of a file drops all locks on it.
@@ -133,8 +133,8 @@ class DatabaseFile:
         self._known = self._traits()
 
     def check(self, *, changing: bool = False) -> None:
-        """Raises `ExportError` if it is not as it was marked; if our database is `changing` it,
-        unless it is the same file, and open no more often."""
+        """Raises `ExportError` unless it is as it was marked: the same file, open as often, and, if
+        our database is not `changing` it, as long, with what is beside it."""
         count = 2 if changing else None
         if self._traits()[:count] != self._known[:count]:
             raise ExportError(
@@ -145,18 +145,8 @@ class DatabaseFile:
     def _traits(self) -> tuple[int, ...]:
         with suppress(OSError):
             found = self.path.stat()
-            return (found.st_ino, _times_open(self.path), found.st_size, found.st_mtime_ns)
+            return (found.st_ino, _times_open(self.path), found.st_size, *map(_size, self._beside))
         return ()
-
-    @contextmanager
-    def let_go(self) -> Iterator[None]:
-        """Around a block in which our database lets go of it and takes it again. Raises
-        `ExportError` if somebody else has changed it meanwhile."""
-        self.mark()
-        yield
-        kept, self._known = self._known, self._traits()
-        if kept[2:] != self._known[2:]:
-            raise ExportError(f"{self.path} was changed by another program meanwhile")
 
     def replace(self) -> None:
         """An empty database in place of the file."""
@@ -240,6 +230,10 @@ class DatabaseFile:
             if error.errno in (errno.ENOSPC, errno.EIO, errno.EDQUOT):
                 raise
             raise ConfigurationError(f"{of or self.path}: {error.strerror}") from None
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _times_open(path: Path) -> int:

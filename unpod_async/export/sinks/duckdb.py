@@ -112,10 +112,17 @@ class DuckDB(FileDatabase):
 
     def before(self, cursor: Any) -> None:
         self._check(cursor)
-        if self._commits < COMMITS:
-            return
-        cursor.execute(f"USE {SESSION}")
-        cursor.execute(f"DETACH {self._name}")
+        if self._commits >= COMMITS:
+            cursor.execute(f"USE {SESSION}")
+            cursor.execute(f"DETACH {self._name}")
+            self._attach_again(cursor)
+            self._file.mark()
+
+    def _attach_again(self, cursor: Any) -> None:
+        """Once whoever took the file in between has let it go. Raises `ExportError` if it is not as
+        it was by then."""
+        before = os.stat(self.target)
+        waits: list[Any] = []
         attach = backoff.on_exception(
             backoff.constant,
             self.errors(),
@@ -123,10 +130,12 @@ class DuckDB(FileDatabase):
             jitter=None,
             max_time=PATIENCE,
             giveup=lambda error: self.refusal(error) != HELD,
+            on_backoff=waits.append,
             logger=None,
-        )(self._attach)
-        with self._file.let_go():
-            attach(cursor)
+        )
+        attach(self._attach)(cursor)
+        if waits and os.stat(self.target).st_mtime_ns != before.st_mtime_ns:
+            raise ExportError(f"{self.target} was changed by another program meanwhile")
 
     def _check(self, cursor: Any, *, changing: bool = False) -> None:
         try:
@@ -151,6 +160,7 @@ class DuckDB(FileDatabase):
     def finish(self, cursor: Any) -> None:
         self._check(cursor)
         cursor.execute("CHECKPOINT")
+        self._file.mark()
 
     # It needs no index of turns: it scans as fast, and a key could not be deleted and inserted in
     # one transaction.
