@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
-from collections.abc import AsyncIterator, Iterator
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
 
 import pytest
 from blockbuster import blockbuster_ctx
@@ -31,6 +33,27 @@ def pytest_unconfigure() -> None:
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture
+def lose(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
+    """The first folder opened whose name ends so is removed at once. Gives what was."""
+
+    def losing(end: str) -> list[str]:
+        real = os.open
+        removed: list[str] = []
+
+        def open_and_lose(path: Any, *arguments: Any, **options: Any) -> int:
+            opened = real(path, *arguments, **options)
+            if str(path).endswith(end) and not removed:
+                os.rmdir(path)
+                removed.append(str(path))
+            return opened
+
+        monkeypatch.setattr(os, "open", open_and_lose)
+        return removed
+
+    return losing
 
 
 @pytest.fixture(scope="session", autouse=True)

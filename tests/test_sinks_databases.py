@@ -716,17 +716,9 @@ def test_what_another_export_works_with_is_left_alone(file: Place) -> None:
 
 
 def test_a_folder_to_work_in_that_is_removed_before_it_was_locked(
-    file: Place, monkeypatch: pytest.MonkeyPatch
+    file: Place, lose: Callable[[str], list[str]]
 ) -> None:
-    real, removed = os.open, []
-
-    def open_and_lose(path: Any, *arguments: Any, **options: Any) -> int:
-        opened = real(path, *arguments, **options)
-        if str(path).endswith(".tmp") and not removed:
-            removed.append(os.rmdir(path))
-        return opened
-
-    monkeypatch.setattr(os, "open", open_and_lose)
+    removed = lose(".tmp")
     file.export(tasks(*LINES[:2]))
     assert removed and len(file.table("tasks")) == 2
 
@@ -988,9 +980,6 @@ def test_no_password_is_told(url: str) -> None:
         assert "s3cr3t" not in unquote(text)
 
 
-# -- proof
-
-
 @pytest.mark.parametrize(
     ("sent", "told"),
     [
@@ -1001,6 +990,9 @@ def test_no_password_is_told(url: str) -> None:
 )
 def test_what_is_told_of_a_driver_s_error(sent: str, told: str) -> None:
     assert harmless(sent) == told
+
+
+# -- proof
 
 
 def tamper(place: Place, table: str, column: str, value: str, where: str) -> None:

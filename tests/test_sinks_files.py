@@ -704,17 +704,9 @@ def test_the_lock_of_a_killed_export_is_no_more(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_was_removed_before_it_was_locked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, lose: Callable[[str], list[str]]
 ) -> None:
-    real, removed = os.open, []
-
-    def open_and_lose(path: Any, *arguments: Any, **options: Any) -> int:
-        file = real(path, *arguments, **options)
-        if str(path).endswith(".unpod") and not removed:
-            removed.append(os.rmdir(path))
-        return file
-
-    monkeypatch.setattr(os, "open", open_and_lose)
+    removed = lose(".unpod")
     export(tmp_path / "x.jsonl", ROWS[:2])
     assert removed and len(content(tmp_path / "x.jsonl")["tasks"]) == 2
 

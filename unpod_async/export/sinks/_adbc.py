@@ -126,6 +126,8 @@ class AdbcSink:
         try:
             if receipt is not None:
                 self._finish(receipt)
+            elif self._link is not None:
+                self._database.abandon(self._cursor)
         finally:
             self._leave()
 
@@ -142,9 +144,6 @@ class AdbcSink:
             self._database.finish(self._cursor)
 
     def _leave(self) -> None:
-        if self._link is not None:
-            with suppress(Exception):
-                self._before()
         self._disconnect()
         self._database.release(keep=self._wrote)
 

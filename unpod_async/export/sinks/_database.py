@@ -81,8 +81,7 @@ class Database:
         """What the session needs before it writes."""
 
     def before(self, cursor: Any) -> None:
-        """Between two transactions, or behind the last one. After an error the connection is not
-        used again."""
+        """Before a transaction begins. After an error the connection is not used again."""
 
     def expect_update(self, cursor: Any, size: int) -> None:
         """So many bytes of rows are about to be replaced in this transaction."""
@@ -95,6 +94,9 @@ class Database:
 
     def finish(self, cursor: Any) -> None:
         """The export is over."""
+
+    def abandon(self, cursor: Any) -> None:
+        """The connection ends, and the export is not over."""
 
     def release(self, *, keep: bool) -> None:
         """After the connection; what `take` made goes, unless it is to be kept."""
